@@ -1,0 +1,237 @@
+"""The command line: thin verbs over the library. stdout is for results, stderr for progress and complaints.
+
+Heavy imports wait inside the verbs, so that `--help` and a refused recipe answer before torch is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from finetune.errors import FinetuneError, RecipeError, Stopped, did_you_mean
+from finetune.progress import Progress, write
+from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe
+from finetune.yaml_text import YamlText
+
+EXIT_INTERRUPTED = 130
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz")
+
+
+def console() -> NoReturn:
+    """The installed `finetune` command."""
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "WORLD_SIZE" in os.environ:
+        os._exit(code)  # gloo sometimes hangs in its own clean-up; everything of ours is written and flushed
+    sys.exit(code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code; only our own bugs leave a traceback."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.verb(arguments))
+    except FinetuneError as error:
+        if arguments.debug:
+            raise
+        write(sys.stderr, error.render())
+        return error.exit_status if isinstance(error, Stopped) else error.exit_code
+    except KeyboardInterrupt:
+        write(sys.stderr, "error: interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def train(arguments: argparse.Namespace) -> int:
+    target = Path(arguments.target).expanduser()
+    progress = _progress(arguments)
+    if arguments.resume or arguments.restart:
+        if target.is_file():
+            raise RecipeError(str(target), "is a file; --resume and --restart take a run folder")
+        from finetune.experiment import resume
+
+        how = arguments.resume or "if-possible"
+        run = resume(target, arguments.overrides, how=how, restart=arguments.restart, progress=progress)
+    else:
+        loaded = _recipe(target, arguments)
+        from finetune.experiment import train as train_recipe
+
+        run = train_recipe(loaded, folder=arguments.run, progress=progress)
+    return _show_run(run, arguments)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    loaded = _recipe(Path(arguments.target).expanduser(), arguments)
+    from finetune.experiment import check as check_loaded
+
+    report = check_loaded(loaded, progress=_progress(arguments))
+    if arguments.json:
+        write(sys.stdout, json.dumps(report, ensure_ascii=False))
+    else:
+        for line in report["lines"]:
+            write(sys.stdout, line)
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from finetune.experiment import evaluate as evaluate_run
+    from finetune.summary import render_classes, render_scores
+
+    split, scores = arguments.split, evaluate_run(
+        arguments.run_folder, split=arguments.split, model=arguments.model, progress=_progress(arguments)
+    )  # fmt: skip
+    if arguments.json:
+        write(sys.stdout, json.dumps({"split": split, **scores.model_dump(mode="json")}, ensure_ascii=False))
+    else:
+        write(sys.stdout, render_scores(scores, {}))
+        write(sys.stdout, "\n" + render_classes(scores))
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    from finetune.prediction_files import predict_file, predict_texts
+
+    progress = _progress(arguments)
+    if arguments.text:
+        rows = predict_texts(arguments.run_folder, arguments.text, progress=progress)
+        for row in rows:
+            write(sys.stdout, json.dumps(row, ensure_ascii=False) if arguments.json else _prediction_line(row))
+        return 0
+    written = predict_file(
+        arguments.run_folder,
+        Path(arguments.input),
+        output=Path(arguments.output) if arguments.output else None,
+        text_column=arguments.column,
+        force=arguments.force,
+        progress=progress,
+    )
+    if isinstance(written, Path):
+        progress.say(f"predictions are in {written}")
+    else:
+        for row in written:
+            write(sys.stdout, json.dumps(row, ensure_ascii=False))
+    return 0
+
+
+def schema(arguments: argparse.Namespace) -> int:
+    from finetune.recipe import Recipe
+
+    write(sys.stdout, json.dumps(Recipe.model_json_schema(), ensure_ascii=False, indent=1))
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from finetune.doctor import examine, render, to_json
+
+    checks = examine()
+    write(sys.stdout, to_json(checks) if arguments.json else render(checks))
+    return 5 if any(check.ok is False for check in checks) else 0
+
+
+def _recipe(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
+    """A recipe file, or a data file with --text and --label."""
+    overrides = arguments.overrides
+    if target.is_dir():
+        where = target / "recipe.yaml"
+        do = "Add --resume to go on." if where.exists() else "Name a recipe or a data file."
+        raise RecipeError(str(target), "is a folder", do)
+    if target.suffix.lower() not in TABLE_SUFFIXES:
+        if arguments.text_column or arguments.label_column:
+            raise RecipeError(str(target), "--text and --label go with a data file", "A recipe has data.columns.")
+        return load_recipe(target, overrides)
+    if not target.is_file():
+        raise RecipeError(str(target), "no such file")
+    columns = {"text": arguments.text_column or "text", "label": arguments.label_column or "label"}
+    values: dict[str, object] = {
+        "task": "text-classification",
+        "data": {"source": target.name, "columns": columns},
+    }
+    text = YamlText(name=target.name, values=values)
+    return check_recipe(text, overrides, base=target.parent.absolute(), name=target.name.split(".")[0])
+
+
+def _show_run(run: Any, arguments: argparse.Namespace) -> int:
+    from finetune.experiment import is_writer
+    from finetune.summary import render_summary, scores_json
+
+    if not is_writer():
+        return 0
+    write(sys.stdout, json.dumps(scores_json(run), ensure_ascii=False) if arguments.json else render_summary(run))
+    return 0
+
+
+def _prediction_line(row: dict[str, Any]) -> str:
+    label = row["label"] if isinstance(row["label"], str) else ", ".join(row["label"]) or "(none)"
+    best = max(row["probabilities"].items(), key=lambda item: float(item[1]))
+    return f"{label}\t{best[1]:.3f}\t{row['text']}"
+
+
+def _progress(arguments: argparse.Namespace) -> Progress:
+    return Progress(quiet=arguments.quiet)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our error line, and "did you mean" for verbs."""
+
+    def error(self, message: str) -> NoReturn:
+        verbs = ("train", "check", "evaluate", "predict", "schema", "doctor")
+        word = message.split("invalid choice: '")[-1].split("'")[0] if "invalid choice" in message else ""
+        hint = did_you_mean(word, verbs) if word else ""
+        write(sys.stderr, f"error: command line: {message}. {hint or 'See `finetune --help`.'}")
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="no progress, only results, warnings and errors")
+    common.add_argument("--json", action="store_true", help="machine-readable results on stdout")
+    common.add_argument("--debug", action="store_true", help="keep the traceback of an error")
+    parser = _Parser(
+        prog="finetune",
+        description="Fine-tune a Hugging Face model on your own data, and learn honestly whether it worked.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text, parents=[common])
+        made.set_defaults(verb=run)
+        return made
+
+    made = verb("train", train, "train from a recipe, a data file, or a stopped run")
+    _add_recipe_arguments(made)
+    made.add_argument("--run", metavar="DIR", help="the run folder (default: runs/ plus the recipe's name and a number)")
+    made.add_argument("--resume", nargs="?", const="if-possible", choices=("if-possible", "require"),
+                      help="go on with a stopped run folder; 'require' refuses to start from scratch")  # fmt: skip
+    made.add_argument("--restart", action="store_true", help="forget the run folder's checkpoints and train again")
+    made = verb("check", check, "look at recipe, data and model without training")
+    _add_recipe_arguments(made)
+    made = verb("evaluate", evaluate, "score a finished run's saved model again")
+    made.add_argument("run_folder", metavar="RUN")
+    made.add_argument("--split", choices=("validation", "test"), default="test", help="test is recorded as an opening")
+    made.add_argument("--model", choices=("best", "last"), default="best")
+    made = verb("predict", predict, "label new texts")
+    made.add_argument("run_folder", metavar="RUN", help="a run folder, or a best/ or last/ folder")
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", action="append", metavar="TEXT", help="a text to label; may be repeated")
+    what.add_argument("--input", metavar="FILE", help="a csv, tsv, json, jsonl, parquet or arrow file")
+    made.add_argument("--output", metavar="FILE", help="csv, jsonl or parquet; default is jsonl on stdout")
+    made.add_argument("--column", metavar="NAME", help="the text column of FILE (default: the one trained on)")
+    made.add_argument("--force", action="store_true", help="replace FILE when it exists")
+    verb("schema", schema, "print the JSON schema of a recipe")
+    verb("doctor", doctor, "versions, devices, Hub and cache, disk")
+    return parser
+
+
+def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="RECIPE", help="a recipe, or a data file with --text and --label")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe settings, for example seed=1")
+    parser.add_argument("--text", dest="text_column", metavar="COLUMN", help="text column of a data file")
+    parser.add_argument("--label", dest="label_column", metavar="COLUMN", help="label column of a data file")

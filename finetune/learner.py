@@ -1,0 +1,172 @@
+"""A learner: the task, model, tokenizer and windows that one recipe and its prepared data make.
+
+Everything that can be refused about a model is refused here, before any run folder exists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from finetune.data.prepare import Prepared
+from finetune.data.windows import WindowCounts, cut_windows
+from finetune.errors import ModelError, RecipeError
+from finetune.models import (
+    ModelFolder,
+    build_classifier,
+    find_model,
+    largest_window_tokens,
+    load_tokenizer,
+    save_model,
+    train_tokenizer,
+)
+from finetune.progress import Progress
+from finetune.recipe import Recipe
+from finetune.recipe_file import LoadedRecipe
+from finetune.runs import MODEL_SETTINGS, Json
+from finetune.tasks.base import Task
+from finetune.tasks.text_classification import TextClassification, balanced_weights
+
+
+@dataclass(frozen=True)
+class Learner:
+    """`windows` has, for each split, one list of windows a document, in the order of the prepared rows."""
+
+    task: Task
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    windows: dict[str, datasets.Dataset]
+    counts: dict[str, WindowCounts]
+    folder: ModelFolder | None
+    notes: list[str]
+    settings: Json
+    fresh_model: Callable[[], PreTrainedModel]
+
+    @property
+    def origin(self) -> str:
+        return self.folder.origin if self.folder is not None else "from scratch"
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """A complete model: weights, configuration, tokenizer, and how to cut and merge windows."""
+        save_model(model, self.tokenizer, folder, extra_files={MODEL_SETTINGS: json.dumps(self.settings, indent=1)})
+
+
+def build_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: Progress) -> Learner:
+    """Find or build the model, then cut windows with its tokenizer. Raises ModelError, RecipeError, DataError."""
+    recipe = loaded.recipe
+    _refuse_arithmetic(loaded)
+    folder, tokenizer = _find_tokenizer(loaded, prepared.splits["train"]["text"])
+
+    def build() -> tuple[PreTrainedModel, list[str]]:
+        return build_classifier(
+            recipe.model,
+            folder=folder,
+            tokenizer=tokenizer,
+            label_names=prepared.labels.names,
+            multi_label=prepared.labels.multi_label,
+            seed=recipe.seed,
+        )
+
+    model, notes = build()
+    _refuse_long_windows(loaded, model, tokenizer)
+    windows, counts = {}, {}
+    for split, rows in prepared.splits.items():
+        cut, counts[split] = cut_windows(
+            rows, tokenizer, settings=recipe.windows, progress=not progress.quiet
+        )
+        windows[split] = cut.select_columns(["windows"])
+        notes.extend(_cut_notes(recipe, split, counts[split]))
+    task = TextClassification(
+        labels=prepared.labels,
+        aggregate=recipe.windows.aggregate,
+        class_weights=(
+            balanced_weights(prepared.encoded["train"], prepared.labels)
+            if recipe.training.class_weights == "balanced"
+            else None
+        ),
+        label_smoothing=recipe.training.label_smoothing_factor,
+    )
+    return Learner(
+        task, model, tokenizer, windows, counts, folder, notes, _model_settings(recipe), fresh_model=lambda: build()[0]
+    )
+
+
+def window_lists(windows: datasets.Dataset) -> Sequence[list[list[int]]]:
+    """A lazily read column of windows, indexable and sliceable like a list."""
+    return windows["windows"]  # type: ignore[no-any-return]
+
+
+def _find_tokenizer(
+    loaded: LoadedRecipe, train_texts: Sequence[str]
+) -> tuple[ModelFolder | None, PreTrainedTokenizerFast]:
+    section = loaded.recipe.model
+    if section.from_scratch is not None:
+        return None, train_tokenizer(train_texts, section.from_scratch)
+    assert section.name is not None  # the recipe sees to it
+    folder = find_model(section.name, base=loaded.base, revision=section.revision)
+    return folder, load_tokenizer(folder)
+
+
+def _model_settings(recipe: Recipe) -> Json:
+    return {
+        "format_version": 1,
+        "task": recipe.task,
+        "multi_label": recipe.data.multi_label,
+        "cleaning": list(recipe.cleaning),
+        "windows": recipe.windows.model_dump(mode="json"),
+        "text_column": recipe.data.columns.text,
+    }
+
+
+def _cut_notes(recipe: Recipe, split: str, counts: WindowCounts) -> list[str]:
+    if not counts.documents_cut:
+        return []
+    why = "windows.truncate" if recipe.windows.truncate else f"windows.max_per_document {recipe.windows.max_per_document}"
+    return [f"{split}: {why} cuts {counts.documents_cut:,} of {counts.documents:,} documents by {counts.tokens_cut:,} tokens"]
+
+
+def _refuse_long_windows(loaded: LoadedRecipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    allowed = largest_window_tokens(model.config, tokenizer)
+    if loaded.recipe.windows.max_tokens > allowed:
+        raise ModelError(
+            loaded.where("windows", "max_tokens"),
+            f"{loaded.recipe.windows.max_tokens:,} tokens, but the model allows {allowed:,}",
+            f"Write windows.max_tokens: {allowed}.",
+        )
+
+
+def _refuse_arithmetic(loaded: LoadedRecipe) -> None:
+    training = loaded.recipe.training
+    on_gpu = torch.cuda.is_available() and not training.use_cpu
+    if training.fp16 and not on_gpu:
+        raise RecipeError(loaded.where("training", "fp16"), "float16 training needs a GPU", "Leave it out on a CPU.")
+    if training.bf16 and on_gpu and not torch.cuda.is_bf16_supported():
+        raise RecipeError(loaded.where("training", "bf16"), "this GPU has no bfloat16", "Use training.fp16.")
+
+
+def training_identity(loaded: LoadedRecipe, prepared: Prepared, *, processes: int) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be continued: every setting that touches the weights, flat."""
+    identity: dict[str, Any] = {"data": prepared.fingerprint[:16], "processes": processes}
+    untouched = {"logging_steps", "save_total_limit", "save_steps", "source", "encoding", "baselines", "bootstrap", "name"}
+
+    def flatten(section: Json, path: str) -> None:
+        for key, value in section.items():
+            if isinstance(value, dict) and key != "source":
+                flatten(value, f"{path}{key}.")
+            elif key not in untouched:
+                identity[f"{path}{key}"] = value
+
+    flatten(loaded.recipe.model_dump(mode="json"), "")
+    identity["model"] = (loaded.recipe.model.name or "from scratch").rsplit("/", 1)[-1]
+    return identity

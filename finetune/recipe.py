@@ -1,0 +1,306 @@
+"""The recipe: every setting of a run, its range, its default and one sentence about it.
+
+Defaults live only here, and so does every selectable name, as a Literal; a test asserts that each Literal
+equals the keys of the table it selects from. Reading and writing the file is recipe_file.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
+
+TaskName = Literal["text-classification"]
+CleaningStep = Literal["fix_unicode", "normalize_whitespace", "drop_empty", "drop_duplicates"]
+BaselineName = Literal["majority", "naive_bayes", "tfidf_logistic", "frozen_encoder"]
+SelectionMetric = Literal[
+    "f1_macro",
+    "f1_micro",
+    "f1_weighted",
+    "accuracy",
+    "precision_macro",
+    "precision_micro",
+    "precision_weighted",
+    "recall_macro",
+    "recall_micro",
+    "recall_weighted",
+    "matthews",
+    "roc_auc",
+    "log_loss",
+    "error_rate",
+    "loss",
+]
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+Sources = str | list[str] | dict[str, str | list[str]]
+
+
+def _check_source(value: object) -> Sources:
+    """One source, a list of them, or a source (or list) for each split."""
+
+    def is_source(item: object) -> bool:
+        return isinstance(item, str) and bool(item.strip())
+
+    def is_source_or_list(item: object) -> bool:
+        return is_source(item) or (isinstance(item, list) and bool(item) and all(is_source(each) for each in item))
+
+    if is_source_or_list(value):
+        return value  # type: ignore[return-value]
+    if isinstance(value, dict) and value:
+        strange = [key for key in value if key not in SPLITS]
+        if strange:
+            raise ValueError(f"the keys of a source by split are train, validation, test; found '{strange[0]}'")
+        if "train" not in value:
+            raise ValueError("a source by split needs 'train'")
+        if all(is_source_or_list(item) for item in value.values()):
+            return value
+    raise ValueError("expected a file, a glob, a folder, builtin:NAME, a Hub name, a list of these, or one per split")
+
+
+def _words(value: object) -> object:
+    # YAML reads 0 and true as a number and a truth value; as a label each is the word the data file shows.
+    if isinstance(value, list):
+        return [str(item).lower() if isinstance(item, bool) else str(item) for item in value]
+    return value
+
+
+def _no_repeats(value: list[str]) -> list[str]:
+    repeated = sorted({item for item in value if value.count(item) > 1})
+    if repeated:
+        raise ValueError(f"'{repeated[0]}' is listed twice")
+    return value
+
+
+def _number(value: object) -> object:
+    # pydantic would take `true` for 1.
+    if isinstance(value, bool):
+        raise ValueError("expected a number, found a truth value")
+    return value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+_SOURCE_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "object", "propertyNames": {"enum": list(SPLITS)}, "required": ["train"]},
+    ]
+}
+
+
+class Section(BaseModel):
+    """A frozen part of the recipe that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class FromScratch(Section):
+    """An encoder built from a configuration, with a tokenizer trained on the training split."""
+
+    architecture: Literal["bert", "roberta", "distilbert"] = Field("bert", description="The shape of the encoder.")
+    tokenizer: Literal["wordpiece", "characters"] = Field(
+        "wordpiece", description="Word pieces, or one token a character (for Chinese)."
+    )
+    vocab_size: WholeNumber = Field(8000, ge=10, le=1_000_000, description="Most tokens the tokenizer may learn.")
+    hidden_size: WholeNumber = Field(256, ge=8, description="Width of the encoder.")
+    num_hidden_layers: WholeNumber = Field(4, ge=1, description="Number of layers.")
+    num_attention_heads: WholeNumber = Field(4, ge=1, description="Attention heads a layer; divides hidden_size.")
+    intermediate_size: WholeNumber = Field(1024, ge=8, description="Width of the feed-forward part.")
+    max_position_embeddings: WholeNumber = Field(512, ge=16, description="Longest window in tokens.")
+    dropout: Number = Field(0.1, ge=0, lt=1, description="Dropout of hidden states and attention.")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> FromScratch:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} heads")
+        return self
+
+
+class Model(Section):
+    """Which weights to start from: `name` or `from_scratch`."""
+
+    name: str | None = Field(None, min_length=1, description="A Hub name or a local folder.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub name.")
+    from_scratch: FromScratch | None = Field(None, description="Build the model instead of loading one.")
+    attention_dropout: Number | None = Field(
+        None, ge=0, lt=1, description="Overrides attention dropout; 0 trains fastest on CPU and changes the recipe."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("name") is None and values.get("from_scratch") is None:
+            return {**values, "name": DEFAULT_MODEL}
+        return values
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Model:
+        if self.name is not None and self.from_scratch is not None:
+            raise ValueError("name and from_scratch exclude each other; keep one")
+        if self.revision is not None and self.name is None:
+            raise ValueError("revision needs a name")
+        return self
+
+
+class Columns(Section):
+    """Which columns of the source mean what."""
+
+    text: str = Field("text", min_length=1, description="Column of the text.")
+    label: str = Field("label", min_length=1, description="Column of the label or labels.")
+    group: str | None = Field(None, min_length=1, description="Rows that share this value stay in one split.")
+    id: str | None = Field(None, min_length=1, description="Column of a stable id; default is file name and row.")
+
+
+class Split(Section):
+    """Shares of the three splits when the source is one piece."""
+
+    train: Number = Field(0.70, gt=0, lt=1, description="Share of the training split.")
+    validation: Number = Field(0.15, gt=0, lt=1, description="Share of the validation split, which chooses the epoch.")
+    test: Number = Field(0.15, gt=0, lt=1, description="Share of the test split, opened once at the end.")
+    stratify: bool = Field(True, description="Keep the shares of the labels alike in every split.")
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Split:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + validation + test must be 1, found {total:g}")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+class Data(Section):
+    """Where the examples come from and how they are divided."""
+
+    source: Annotated[Sources, PlainValidator(_check_source), WithJsonSchema(_SOURCE_SCHEMA)] = Field(
+        description="File, glob, folder, builtin:NAME, Hub name, a list of these, or one per split."
+    )
+    columns: Columns = Field(Columns(), description="Column mapping.")
+    split: Split = Field(Split(), description="Shares of the splits.")
+    multi_label: bool = Field(False, description="A document may carry several labels, or none.")
+    labels: Annotated[list[str], BeforeValidator(_words), AfterValidator(_no_repeats)] | None = Field(
+        None, min_length=2, description="The labels in their order; default is read from the data."
+    )
+    encoding: str | None = Field(None, description="Text encoding of the files; default is detected and stated.")
+    limit: WholeNumber | None = Field(None, ge=1, description="Use a seeded sample of this many examples a source.")
+
+
+class Windows(Section):
+    """How long documents become windows of tokens."""
+
+    max_tokens: WholeNumber = Field(512, ge=8, description="Longest window in tokens, special tokens included.")
+    stride: WholeNumber = Field(128, ge=0, description="Tokens shared by neighbouring windows.")
+    aggregate: Literal["mean", "max"] = Field("mean", description="Windows to document: mean or highest probability.")
+    max_per_document: WholeNumber | None = Field(
+        None, ge=1, description="Train and predict on at most this many windows of a document; the cut is counted."
+    )
+    truncate: bool = Field(False, description="Keep only the first window; the cost is printed.")
+
+    @model_validator(mode="after")
+    def _stride_fits(self) -> Windows:
+        if self.stride >= self.max_tokens - 2:
+            raise ValueError(
+                f"stride {self.stride} must be smaller than max_tokens {self.max_tokens} less two special tokens"
+            )
+        return self
+
+
+class Training(Section):
+    """transformers' own names, counted in documents."""
+
+    num_train_epochs: WholeNumber = Field(3, ge=1, description="Passes over the training documents.")
+    max_steps: WholeNumber | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
+    learning_rate: Number = Field(5e-5, gt=0, description="Peak learning rate.")
+    per_device_train_batch_size: WholeNumber = Field(32, ge=1, description="Documents a step, process and accumulation.")
+    gradient_accumulation_steps: WholeNumber = Field(1, ge=1, description="Multiplies the documents of a step.")
+    tokens_per_micro_batch: WholeNumber = Field(
+        4096, ge=8, description="Most tokens, padding included, in one forward pass; a step is cut to fit."
+    )
+    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "adafactor"] = Field(
+        "adamw_torch", description="Optimizer; options for it go to extra.optim_args."
+    )
+    weight_decay: Number = Field(0.01, ge=0, description="Weight decay, not on biases and norms.")
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
+    ] = Field("linear", description="Shape of the learning rate after warm-up.")
+    warmup_steps: Number = Field(0.1, ge=0, description="Warm-up: steps, or a share of all steps when below 1.")
+    max_grad_norm: Number = Field(1.0, ge=0, description="Clip the gradient norm; 0 is off.")
+    class_weights: Literal["none", "balanced"] = Field("none", description="Weigh each label by 1 / its frequency.")
+    label_smoothing_factor: Number = Field(0.0, ge=0, lt=1, description="Label smoothing of the training loss.")
+    metric_for_best_model: SelectionMetric = Field("f1_macro", description="Validation score that chooses the epoch.")
+    load_best_model_at_end: bool = Field(True, description="Keep the best epoch in best/; otherwise best/ is last/.")
+    early_stopping_patience: WholeNumber | None = Field(
+        None, ge=1, description="Stop after this many evaluations without a better score."
+    )
+    eval_strategy: Literal["epoch", "steps", "no"] = Field("epoch", description="When to evaluate on validation.")
+    eval_steps: WholeNumber | None = Field(None, ge=1, description="Steps between evaluations with 'steps'.")
+    save_strategy: Literal["epoch", "steps", "no"] = Field("epoch", description="When to save resumable state.")
+    save_steps: WholeNumber | None = Field(None, ge=1, description="Also save resumable state every so many steps.")
+    save_total_limit: WholeNumber = Field(2, ge=1, description="Checkpoints to keep; best and newest are always kept.")
+    logging_steps: WholeNumber = Field(10, ge=1, description="Steps between lines of history.jsonl.")
+    bf16: bool = Field(False, description="bfloat16 arithmetic, where the hardware has it.")
+    fp16: bool = Field(False, description="float16 arithmetic with loss scaling, on a GPU.")
+    use_cpu: bool = Field(False, description="Leave the GPU alone.")
+    extra: dict[str, bool | int | float | str | dict[str, bool | int | float | str] | None] = Field(
+        {}, description="Any other field of the installed transformers' TrainingArguments."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Training:
+        if self.eval_strategy == "no" and self.load_best_model_at_end:
+            raise ValueError("load_best_model_at_end needs evaluations; eval_strategy is 'no'")
+        if self.load_best_model_at_end and self.eval_strategy != self.save_strategy:
+            raise ValueError(
+                f"load_best_model_at_end needs the same eval_strategy ({self.eval_strategy}) "
+                f"and save_strategy ({self.save_strategy})"
+            )
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            raise ValueError("eval_strategy 'steps' needs eval_steps")
+        if self.save_strategy == "steps" and self.save_steps is None:
+            raise ValueError("save_strategy 'steps' needs save_steps")
+        if self.load_best_model_at_end and self.save_strategy == "steps" and self.save_steps != self.eval_steps:
+            raise ValueError("save_steps must equal eval_steps so that every evaluated model is kept")
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError("early_stopping_patience needs load_best_model_at_end")
+        if self.bf16 and self.fp16:
+            raise ValueError("bf16 and fp16 exclude each other")
+        return self
+
+
+class Evaluation(Section):
+    """What stands beside the model's scores."""
+
+    baselines: Annotated[list[BaselineName], AfterValidator(_no_repeats)] = Field(
+        ["majority", "naive_bayes", "tfidf_logistic"], description="Cheap methods scored on the same documents."
+    )
+    bootstrap: WholeNumber = Field(1000, ge=0, le=100_000, description="Resamples behind each interval; 0 is none.")
+
+
+class Recipe(Section):
+    """One run: data, cleaning, windows, model, training, evaluation, seed."""
+
+    task: TaskName = Field(description="What the model learns to do.")
+    model: Model = Field(Model(name=DEFAULT_MODEL), description="The model to start from.")
+    data: Data = Field(description="The examples.")
+    cleaning: Annotated[list[CleaningStep], AfterValidator(_no_repeats)] = Field(
+        ["fix_unicode", "normalize_whitespace", "drop_empty", "drop_duplicates"],
+        description="Cleaning steps, in this order.",
+    )
+    windows: Windows = Field(Windows(), description="Windows of long documents.")
+    training: Training = Field(Training(), description="The training.")
+    evaluation: Evaluation = Field(Evaluation(), description="Baselines and intervals.")
+    seed: WholeNumber = Field(13, ge=0, lt=2**31, description="Seed of the split, the order, dropout and new weights.")

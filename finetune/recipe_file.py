@@ -1,0 +1,248 @@
+"""The recipe's file: load, override from the command line, complain about everything at once, dump.
+
+Nothing here imports torch or transformers, so that a refused recipe answers at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune.errors import Collector, RecipeError, did_you_mean, listed
+from finetune.recipe import Recipe, Section, Sources, Training
+from finetune.yaml_text import YamlText, read_yaml
+
+# Names that tutorials still show, and what to write today.
+OLD_NAMES = {
+    "evaluation_strategy": "Write eval_strategy.",
+    "warmup_ratio": "Write warmup_steps; a number below 1 is a share of all steps.",
+    "group_by_length": "Leave it out: every optimizer step is sorted by length already.",
+    "overwrite_output_dir": "Name the run folder with --run DIR.",
+    "output_dir": "Name the run folder with --run DIR.",
+    "no_cuda": "Write use_cpu.",
+    "max_length": "Write windows.max_tokens.",
+    "epochs": "Write training.num_train_epochs.",
+    "batch_size": "Write training.per_device_train_batch_size.",
+    "lr": "Write training.learning_rate.",
+}
+# Fields of TrainingArguments that this project sets itself; setting them twice would be a contradiction.
+MANAGED_FIELDS = {
+    "output_dir", "seed", "data_seed", "push_to_hub", "hub_model_id", "hub_token", "remove_unused_columns",
+    "train_sampling_strategy", "per_device_eval_batch_size", "greater_is_better", "do_train", "do_eval", "do_predict",
+    "resume_from_checkpoint", "logging_nan_inf_filter", "label_names", "ignore_data_skip", "auto_find_batch_size",
+    "restore_callback_states_from_checkpoint", "prediction_loss_only", "eval_do_concat_batches", "batch_eval_metrics",
+    "logging_strategy", "disable_tqdm", "save_only_model", "dataloader_drop_last", "eval_on_start",
+    "enable_jit_checkpoint", "full_determinism",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A checked recipe, the folder its relative paths start from, and what to call it in messages."""
+
+    recipe: Recipe
+    base: Path
+    name: str
+    text: YamlText
+
+    def where(self, *path: str) -> str:
+        """`recipe.yaml:7: training.learning_rate`, for a message about a setting found wrong later."""
+        return _where(self.text, path)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read a recipe file and apply `key=value` overrides. Raises RecipeError with every problem."""
+    path = Path(path).expanduser()
+    return check_recipe(_read(path), overrides, base=path.parent.absolute(), name=path.stem)
+
+
+def check_recipe(text: YamlText, overrides: Sequence[str] = (), *, base: Path, name: str) -> LoadedRecipe:
+    """The same from values already in hand, for example those of `finetune train FILE.csv --text ...`."""
+    text = _with_overrides(text, overrides)
+    problems = Collector(RecipeError)
+    _refuse_secrets(text.values, text=text, path=(), problems=problems)
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(text.values)
+    except ValidationError as error:
+        for item in error.errors():
+            _explain(item, text=text, problems=problems)
+    _check_extra(text, problems=problems)
+    problems.raise_if_any()
+    assert recipe is not None
+    return LoadedRecipe(recipe=recipe, base=base, name=name, text=text)
+
+
+def dump_recipe(recipe: Recipe, *, header: str = "") -> str:
+    """The recipe as YAML with every default filled in."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 110
+    stream = io.StringIO()
+    yaml.dump(recipe.model_dump(mode="json"), stream)
+    return "".join(f"# {line}\n" for line in header.splitlines()) + stream.getvalue()
+
+
+def relocate(loaded: LoadedRecipe, *, folder: Path) -> Recipe:
+    """The same recipe with its relative paths rewritten so that they work from `folder`."""
+
+    def moved(source: str) -> str:
+        here = loaded.base / Path(source).expanduser()
+        is_path = not source.startswith("builtin:") and (here.exists() or any(sign in source for sign in "*?["))
+        return Path(os.path.relpath(here, folder)).as_posix() if is_path else source
+
+    def moved_all(source: Sources) -> Sources:
+        if isinstance(source, str):
+            return moved(source)
+        if isinstance(source, list):
+            return [moved(item) for item in source]
+        return {split: [moved(i) for i in item] if isinstance(item, list) else moved(item) for split, item in source.items()}
+
+    recipe = loaded.recipe
+    data = recipe.data.model_copy(update={"source": moved_all(recipe.data.source)})
+    model = recipe.model
+    if model.name is not None:
+        model = model.model_copy(update={"name": moved(model.name)})
+    return recipe.model_copy(update={"data": data, "model": model})
+
+
+def _read(path: Path) -> YamlText:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        near = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise RecipeError(str(path), "no such file", did_you_mean(path.name, near)) from None
+    except IsADirectoryError:
+        raise RecipeError(str(path), "is a folder", "Name a recipe file, or use --resume for a run folder.") from None
+    except PermissionError:
+        raise RecipeError(str(path), "cannot be read: permission denied") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(str(path), f"is not UTF-8 text (byte {error.start})", "Save the recipe as UTF-8.") from None
+    return read_yaml(text, name=path.name)
+
+
+def _with_overrides(text: YamlText, overrides: Sequence[str]) -> YamlText:
+    """`training.num_train_epochs=1` on top of the file; later ones win, and messages say `command line`."""
+    values, lines = _copied(text.values), dict(text.lines)
+    for override in overrides:
+        key, sign, written = override.partition("=")
+        if not sign or not key.strip():
+            raise RecipeError("command line", f"'{override}' is not key=value", "Write training.learning_rate=5e-5.")
+        parts = tuple(key.strip().split("."))
+        section: Any = values
+        for part in parts[:-1]:
+            if section.get(part) is None:
+                section[part] = {}
+            section = section[part]
+            if not isinstance(section, dict):
+                raise RecipeError("command line", f"'{key}': '{part}' is a value, not a section")
+        section[parts[-1]] = read_yaml(f"value: {written or 'null'}", name=f"command line: {key}").values["value"]
+        lines[parts] = 0
+    return YamlText(name=text.name, values=values, lines=lines)
+
+
+def _copied(value: Any) -> Any:
+    return {key: _copied(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _where(text: YamlText, path: Sequence[str | int]) -> str:
+    key = ".".join(str(part) for part in path)
+    for length in range(len(path), 0, -1):
+        if text.lines.get(tuple(path[:length])) == 0:
+            return f"command line: {key}"
+    place = text.where(tuple(path))
+    return f"{place}: {key}" if key else place
+
+
+def _refuse_secrets(values: Mapping[str, object], *, text: YamlText, path: tuple[str, ...], problems: Collector) -> None:
+    for key, value in values.items():
+        here = (*path, str(key))
+        if isinstance(value, dict):
+            _refuse_secrets(value, text=text, path=here, problems=problems)
+        elif "token" in str(key).split("_") or (isinstance(value, str) and value.startswith("hf_") and len(value) > 20):
+            # The value is never repeated: messages end up in logs.
+            problems.add(_where(text, here), "a secret does not belong in a recipe", "Set HF_TOKEN in the environment.")
+
+
+def _explain(item: Any, *, text: YamlText, problems: Collector) -> None:
+    """One pydantic error as one of ours."""
+    path = tuple(part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-")))
+    if path and "token" in str(path[-1]).split("_"):
+        return  # said by _refuse_secrets
+    kind, found = item["type"], item.get("input")
+    where = _where(text, path)
+    if kind == "extra_forbidden":
+        name = str(path[-1])
+        place = where.removesuffix(f": {'.'.join(str(part) for part in path)}")
+        known = _known_keys(path[:-1])
+        hint = OLD_NAMES.get(name) or did_you_mean(name, known) or f"Known here: {listed(known, most=40)}."
+        problems.add(place, f"unknown key '{'.'.join(str(part) for part in path)}'", hint)
+    elif kind == "missing":
+        problems.add(where, "is missing")
+    elif kind == "literal_error":
+        names = item["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        hint = did_you_mean(str(found), names) or f"Choose one of: {listed(names, most=30)}."
+        problems.add(where, f"'{found}' is not known", hint)
+    elif kind == "value_error":
+        problems.add(where, str(item["ctx"]["error"]))
+    else:
+        message = item["msg"].replace("Input should be", "must be").replace("valid ", "")
+        problems.add(where, f"{message}, found {found!r}")
+
+
+def _known_keys(path: Sequence[object]) -> list[str]:
+    section: type[Section] = Recipe
+    for part in path:
+        annotation = section.model_fields[str(part)].annotation
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        sections = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, Section)]
+        if not sections:
+            return []
+        section = sections[0]
+    return list(section.model_fields)
+
+
+def _check_extra(text: YamlText, *, problems: Collector) -> None:
+    """`training.extra` may name any field of the installed TrainingArguments that is not ours already."""
+    training = text.values.get("training")
+    extra = training.get("extra") if isinstance(training, dict) else None
+    if not isinstance(extra, dict):
+        return
+    known = training_argument_names()
+    for name in extra:
+        where = _where(text, ("training", "extra", str(name)))
+        if "token" in str(name).split("_"):
+            continue
+        if name in Training.model_fields:
+            problems.add(where, f"'{name}' is a key of training itself", f"Write training.{name}.")
+        elif name in MANAGED_FIELDS:
+            problems.add(where, f"'{name}' is set by finetune", OLD_NAMES.get(name, "Leave it out."))
+        elif name not in known:
+            hint = OLD_NAMES.get(name) or did_you_mean(str(name), known)
+            problems.add(where, f"transformers' TrainingArguments has no field '{name}'", hint)
+
+
+@functools.cache
+def training_argument_names() -> tuple[str, ...]:
+    """Fields of the installed transformers.TrainingArguments, read from its source without importing it."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return ()
+    source = (Path(spec.origin).parent / "training_args.py").read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments":
+            fields = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+            return tuple(name for name in fields if not name.startswith("_"))
+    return ()

@@ -1,0 +1,327 @@
+"""The run folder: one training, told in files that people and programs read.
+
+    recipe.yaml  run.json  data.json  splits.parquet  history.jsonl  checkpoints/  best/  last/
+    predictions/  baselines/  scores.json  test_openings.jsonl  figures/
+
+Report, comparison, card and push read this folder and never hold a live trainer. Every file is written as
+if the power may go: temporary name, fsync, rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune.errors import CheckpointError, EnvironmentFault, RecipeError
+
+FORMAT_VERSION = 1
+MODEL_SETTINGS = "finetune.json"
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "peft", "scikit-learn", "tokenizers", "numpy")
+
+Json = dict[str, Any]
+
+
+class RunFile(BaseModel):
+    """A JSON file of the run folder: unknown keys are kept out, so that readers can rely on what is here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class RunInfo(RunFile):
+    """run.json: what ran, on what, how it stands."""
+
+    kind: Literal["training"] = "training"
+    format_version: int = FORMAT_VERSION
+    status: Literal["running", "stopped", "failed", "complete"]
+    task: str
+    started: str
+    finished: str | None = None
+    seconds: dict[str, float] = {}
+    versions: dict[str, str]
+    git_revision: str | None
+    platform: str
+    device: str = "cpu"
+    processes: int = 1
+    threads: int = 1
+    seed: int
+    data_fingerprint: str
+    model_origin: str | None = None
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    steps: int | None = None
+    padding_share: float | None = None
+    training_tokens: int | None = None
+    micro_batches: str | None = None
+    notes: list[str] = []
+    failure: str | None = None
+
+
+class Score(RunFile):
+    """One number: `value` is null where it is undefined, and `note` says why; `low`..`high` is a 95 % interval."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    note: str | None = None
+
+
+class SplitScores(RunFile):
+    """Scores of one set of predictions on one split, counted in documents."""
+
+    scores: dict[str, Score]
+    per_class: list[dict[str, Any]]
+    confusion: list[list[int]] | None
+    label_names: list[str]
+
+
+class Scores(RunFile):
+    """scores.json: model and baselines on the same documents."""
+
+    format_version: int = FORMAT_VERSION
+    metric_for_best_model: str
+    best_epoch: float | None
+    best_step: int | None
+    splits: dict[str, SplitScores]
+    last: dict[str, SplitScores]
+    baselines: dict[str, dict[str, SplitScores]]
+    notes: list[str] = []
+
+
+FileModel = TypeVar("FileModel", bound=RunFile)
+
+
+class Run:
+    """One run folder. Paths are attributes; reading and writing go through here."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.recipe = self.folder / "recipe.yaml"
+        self.info = self.folder / "run.json"
+        self.data = self.folder / "data.json"
+        self.splits = self.folder / "splits.parquet"
+        self.history = self.folder / "history.jsonl"
+        self.checkpoints = self.folder / "checkpoints"
+        self.best = self.folder / "best"
+        self.last = self.folder / "last"
+        self.scores = self.folder / "scores.json"
+        self.test_openings = self.folder / "test_openings.jsonl"
+        self.figures = self.folder / "figures"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def predictions(self, split: str) -> Path:
+        return self.folder / "predictions" / f"{split}.parquet"
+
+    def baseline_predictions(self, baseline: str, split: str) -> Path:
+        return self.folder / "baselines" / baseline / f"{split}.parquet"
+
+    def read(self, path: Path, kind: type[FileModel]) -> FileModel:
+        """A JSON file of this run. Raises CheckpointError when it is not there or not ours."""
+        try:
+            return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(str(self.folder), f"has no {path.name}", "Is this a finished run folder?") from None
+        except ValueError as error:
+            raise CheckpointError(str(path), f"is not a {path.name} of this version ({type(error).__name__})") from None
+
+    def update(self, **changes: Any) -> RunInfo:
+        """Change fields of run.json."""
+        info = self.read(self.info, RunInfo).model_copy(update=changes)
+        write_json(self.info, info)
+        return info
+
+    def history_rows(self) -> list[Json]:
+        return read_json_lines(self.history)
+
+    def record_test_opening(self, *, by: str, documents: int) -> None:
+        """Every look at the test split is written down; the report prints the count."""
+        append_json_line(self.test_openings, {"when": now(), "by": by, "documents": documents})
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one process; a killed process lets go by itself. Raises CheckpointError."""
+        handle = open(self.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (held until the run ends)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                holder = handle.read().strip() or "unknown"
+                raise CheckpointError(
+                    str(self.folder), f"is in use by process {holder}", "Wait for it, or name another folder with --run."
+                ) from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+        finally:
+            handle.close()
+
+
+def new_run_folder(name: str, *, parent: Path = Path("runs")) -> Path:
+    """The next free `runs/NAME-NUMBER`."""
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    taken = [int(match[1]) for item in _listing(parent) if (match := re.fullmatch(rf"{re.escape(stem)}-(\d+)", item))]
+    return parent / f"{stem}-{max(taken, default=0) + 1}"
+
+
+def check_run_folder(folder: Path) -> None:
+    """Before any work: `folder` is new or empty, and can be written. Raises RecipeError or EnvironmentFault."""
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(str(folder), "is a file", "Name a folder with --run.")
+    if [item for item in _listing(folder) if item != ".lock"]:
+        raise RecipeError(str(folder), "belongs to another run", "Use --resume or another folder.")
+    parent = folder
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise EnvironmentFault(str(folder), f"cannot be written: no permission in {parent}", "Name another with --run.")
+
+
+def create_run(folder: Path, *, recipe_text: str, info: RunInfo) -> Run:
+    """Make the folder with its recipe and run.json."""
+    with disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        run = Run(folder)
+        write_text(run.recipe, recipe_text)
+        write_json(run.info, info)
+    return run
+
+
+def find_run(folder: str | Path) -> Run:
+    """An existing run folder. Raises CheckpointError when it is not one."""
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise CheckpointError(str(folder), "no such run folder")
+    if not (path / "run.json").is_file():
+        raise CheckpointError(str(folder), "is not a run folder: it has no run.json")
+    return Run(path)
+
+
+def describe_environment() -> Json:
+    """Versions, git revision and platform for run.json; never a host or user name."""
+    versions = {"python": platform.python_version()}
+    for library in ("finetune", *LIBRARIES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library)
+    return {"versions": versions, "git_revision": _git_revision(), "platform": f"{platform.system()} {platform.machine()}"}
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically: a reader sees the old file or the new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: BaseModel | Mapping[str, Any]) -> None:
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    write_text(path, json.dumps(plain, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json_lines(path: Path) -> list[Json]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """A parquet file, atomically; `columns` maps names to arrays or lists of one length."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary)
+    sync_file(temporary)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def read_table(path: Path) -> dict[str, list[Any]]:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path).to_pydict()  # type: ignore[no-any-return]
+
+
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+sync_folder = sync_file  # on POSIX a folder is flushed the same way, so that the rename itself survives
+
+
+@contextlib.contextmanager
+def disk_faults(folder: Path) -> Iterator[None]:
+    """A full disk or a missing permission, as one message of the environment family."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise EnvironmentFault(str(folder), f"disk full: {_free_text(folder)} free", "Make room and resume.") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise EnvironmentFault(str(folder), "cannot be written: permission denied") from error
+        raise
+
+
+def free_bytes(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _free_text(folder: Path) -> str:
+    return f"{free_bytes(folder) / 1e6:,.1f} MB"
+
+
+def _listing(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+
+
+def _git_revision() -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, cwd=Path(__file__).parent, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

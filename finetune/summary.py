@@ -1,0 +1,113 @@
+"""The last screen of a run: per-class and overall test scores beside the baselines, read from the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from unicodedata import east_asian_width
+
+from finetune.runs import Json, Run, RunInfo, Score, Scores, SplitScores
+
+HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "matthews", "roc_auc", "log_loss", "loss")
+MOST_CLASSES = 30
+BEST_ROW = "this model (best/)"
+
+
+def render_summary(run: Run) -> str:
+    """The whole screen as text."""
+    info, scores = run.read(run.info, RunInfo), run.read(run.scores, Scores)
+    split = scores.splits["test"]
+    parts = [
+        f"Test: {_count(split)} documents, never used for choosing; opened {len(_openings(run))} time(s).",
+        render_scores(split, scores.baselines),
+        render_classes(split),
+        _chosen(scores),
+        *(f"Note: {note}" for note in (*info.notes, *scores.notes)),
+        _time(info),
+        f"Run folder: {run.folder}",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def render_scores(split: SplitScores, baselines: Mapping[str, Mapping[str, SplitScores]]) -> str:
+    """A row for the model and each baseline, a column for each headline score with its 95 % interval."""
+    names = [name for name in HEADLINES if name in split.scores]
+    rows = [[BEST_ROW, *(_with_interval(split.scores[name]) for name in names)]]
+    for baseline, by_split in baselines.items():
+        theirs = by_split["test"].scores
+        rows.append([baseline, *(_with_interval(theirs[name]) if name in theirs else "" for name in names)])
+    return table(["", *names], rows)
+
+
+def render_classes(split: SplitScores) -> str:
+    """Precision, recall, F1, the four rates and the support of every label."""
+    columns = ("precision", "recall", "f1", "tpr", "fpr", "tnr", "fnr", "support")
+    rows = [
+        [str(row["label"]), *(_cell(row.get(column)) for column in columns)] for row in split.per_class[:MOST_CLASSES]
+    ]
+    hidden = len(split.per_class) - MOST_CLASSES
+    more = f"\n({hidden} more labels in scores.json)" if hidden > 0 else ""
+    return table(["label", *columns], rows) + more
+
+
+def scores_json(run: Run) -> Json:
+    """What `--json` prints: where the run is and everything in scores.json."""
+    return {"run": str(run.folder), **run.read(run.scores, Scores).model_dump(mode="json")}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, the first to the left; Chinese characters count as two cells."""
+    widths = [max(_width(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell + " " * (width - _width(cell)) if i == 0 else " " * (width - _width(cell)) + cell
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def _chosen(scores: Scores) -> str:
+    metric = scores.metric_for_best_model
+    validation = scores.splits["validation"].scores.get(metric)
+    value = f", {metric} {_cell(validation.value)} on validation" if validation is not None else ""
+    return f"Best epoch: {scores.best_epoch:g} (step {scores.best_step}{value})." if scores.best_epoch else ""
+
+
+def _time(info: RunInfo) -> str:
+    seconds = ", ".join(f"{name} {_minutes(value)}" for name, value in info.seconds.items())
+    padding = f"; padding {info.padding_share:.1%} of all tokens" if info.padding_share is not None else ""
+    return f"{info.steps} steps on {info.device}, {seconds}{padding}."
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _openings(run: Run) -> list[Json]:
+    from finetune.runs import read_json_lines
+
+    return read_json_lines(run.test_openings)
+
+
+def _count(split: SplitScores) -> int:
+    return next(iter(split.scores.values())).n
+
+
+def _with_interval(score: Score) -> str:
+    if score.low is None or score.high is None:
+        return _cell(score.value)
+    return f"{_cell(score.value)} [{_cell(score.low)}, {_cell(score.high)}]"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "n/a"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return str(value)
+
+
+def _width(text: str) -> int:
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -1,0 +1,46 @@
+"""What a task is: the few things that differ between learning to classify and learning to write.
+
+The trainer, the predictor and the experiment speak to a Task and never ask which one it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Floats = npt.NDArray[np.float64]
+
+
+class Task(Protocol):
+    """Columns, targets, losses and scores of one kind of learning. Shapes: d documents, w windows, c classes."""
+
+    name: str
+    columns: tuple[str, ...]
+
+    def encode(self, label: Any) -> Any:
+        """A label of the data file -> what `targets` takes."""
+
+    def targets(self, encoded: Sequence[Any]) -> torch.Tensor:
+        """Encoded labels of d documents -> targets (d, ...)."""
+
+    def document_weights(self, targets: torch.Tensor) -> torch.Tensor:
+        """(d,) shares of each document in the mean; the step's loss is divided by their sum."""
+
+    def training_losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Logits (w, c) and targets of the windows' documents (w, ...) -> weighted, smoothed losses (w,)."""
+
+    def evaluation_losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The same without weights and smoothing: the loss that is reported."""
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (w, c) -> probabilities (w, c)."""
+
+    def merge(self, probabilities: Floats, owner: npt.NDArray[np.int64], *, documents: int) -> Floats:
+        """Window probabilities (w, c) of documents `owner` (w,) -> document probabilities (d, c)."""
+
+    def decide(self, probabilities: Floats) -> list[Any]:
+        """Document probabilities (d, c) -> predictions in the words of the data file."""

