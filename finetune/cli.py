@@ -58,8 +58,8 @@ def train(arguments: argparse.Namespace) -> int:
             raise RecipeError(str(target), "is a file; --resume and --restart take a run folder")
         from finetune.experiment import resume
 
-        how = arguments.resume or "if-possible"
-        run = resume(target, arguments.overrides, how=how, restart=arguments.restart, progress=progress)
+        required = arguments.resume == "require"
+        run = resume(target, arguments.overrides, required=required, restart=arguments.restart, progress=progress)
     else:
         loaded = _recipe(target, arguments)
         from finetune.experiment import train as train_recipe
@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--quiet", action="store_true", help="no progress, only results, warnings and errors")
     common.add_argument("--json", action="store_true", help="machine-readable results on stdout")
     common.add_argument("--debug", action="store_true", help="keep the traceback of an error")
-    parser = _Parser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="finetune",
         description="Fine-tune a Hugging Face model on your own data, and learn honestly whether it worked.",
     )
@@ -207,7 +207,9 @@ def _parser() -> argparse.ArgumentParser:
 
     made = verb("train", train, "train from a recipe, a data file, or a stopped run")
     _add_recipe_arguments(made)
-    made.add_argument("--run", metavar="DIR", help="the run folder (default: runs/ plus the recipe's name and a number)")
+    made.add_argument(
+        "--run", metavar="DIR", help="the run folder (default: runs/ plus the recipe's name and a number)"
+    )
     made.add_argument("--resume", nargs="?", const="if-possible", choices=("if-possible", "require"),
                       help="go on with a stopped run folder; 'require' refuses to start from scratch")  # fmt: skip
     made.add_argument("--restart", action="store_true", help="forget the run folder's checkpoints and train again")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -38,10 +38,9 @@ from finetune.runs import (
 from finetune.scoring import greater_is_better, rescore, score_run, validation_scorer
 from finetune.training.batches import DocumentTable
 from finetune.training.checkpoints import Checkpoint, newest_checkpoint
+from finetune.training.plan import FitPlan, FitResult
 from finetune.training.stopping import StopRequest
-from finetune.training.trainer import FitPlan, FitResult, fit
-
-Resume = Literal["no", "if-possible", "require"]
+from finetune.training.trainer import fit
 
 
 def train(loaded: LoadedRecipe, *, folder: str | Path | None = None, progress: Progress = SILENT) -> Run:
@@ -60,11 +59,13 @@ def resume(
     folder: str | Path,
     overrides: Sequence[str] = (),
     *,
-    how: Resume = "if-possible",
+    required: bool = False,
     restart: bool = False,
     progress: Progress = SILENT,
 ) -> Run:
-    """Go on with a stopped run from its newest sound checkpoint; `restart` forgets its checkpoints first.
+    """Go on with a stopped run from its newest sound checkpoint.
+
+    Without one it starts from scratch, or refuses when `required`; `restart` forgets the checkpoints first.
 
     Raises CheckpointError when the checkpoints belong to another recipe, data or number of processes.
     """
@@ -78,7 +79,7 @@ def resume(
         if restart:
             shutil.rmtree(run.checkpoints, ignore_errors=True)
         prepared = prepare(loaded, progress=progress)
-        checkpoint = _checkpoint(run, loaded, prepared, how=how, progress=progress)
+        checkpoint = _checkpoint(run, loaded, prepared, required=required, progress=progress)
         learner = build_learner(loaded, prepared, progress=progress)
         with _told_in_run_json(run):
             run.update(status="running", failure=None)
@@ -95,7 +96,10 @@ def check(loaded: LoadedRecipe, *, progress: Progress = SILENT) -> Json:
         f"longest {counts['longest_document_tokens']:,}"
         for split, counts in windows.items()
     ]
-    lines += [f"labels: {', '.join(prepared.labels.names)}", f"model: {learner.origin}, {learner.model.num_parameters():,} parameters"]
+    lines += [
+        f"labels: {', '.join(prepared.labels.names)}",
+        f"model: {learner.origin}, {learner.model.num_parameters():,} parameters",
+    ]
     lines += [*prepared.warnings, *learner.notes, "recipe, data and model fit together"]
     return {"lines": lines, "data": prepared.report, "windows": windows, "model_origin": learner.origin}
 
@@ -115,7 +119,9 @@ def evaluate(
     loaded = load_recipe(run.recipe)
     prepared = prepare(loaded, progress=progress)
     if prepared.fingerprint != info.data_fingerprint:
-        raise CheckpointError(str(run.folder), "the data has changed since this run was trained", "Restore it, or train again.")
+        raise CheckpointError(
+            str(run.folder), "the data has changed since this run was trained", "Restore it, or train again."
+        )
     return rescore(run, loaded, prepared, split=split, model=model, progress=progress)
 
 
@@ -193,7 +199,9 @@ def _open_run(folder: Path, loaded: LoadedRecipe, prepared: Prepared, learner: L
     )
     if not is_writer():
         return Run(folder)
-    text = dump_recipe(relocate(loaded, folder=folder), header="Every default filled in. `finetune train` runs it again.")
+    text = dump_recipe(
+        relocate(loaded, folder=folder), header="Every default filled in. `finetune train` runs it again."
+    )
     run = create_run(folder, recipe_text=text, info=info)
     with disk_faults(folder):
         report = prepared.report | {"windows": {split: counts.to_json() for split, counts in learner.counts.items()}}
@@ -210,7 +218,9 @@ def _record_fit(run: Run, learner: Learner, result: FitResult, *, seconds: float
         steps=result.steps,
         parameters=learner.model.num_parameters(),
         trainable_parameters=learner.model.num_parameters(only_trainable=True),
-        padding_share=round(result.padding_share, 4) if trained and result.padding_share is not None else info.padding_share,
+        padding_share=round(result.padding_share, 4)
+        if trained and result.padding_share is not None
+        else info.padding_share,
         training_tokens=result.tokens + (info.training_tokens or 0),
         micro_batches=result.micro_batches,
         notes=[*info.notes, *(note for note in result.notes if note not in info.notes)],
@@ -218,15 +228,17 @@ def _record_fit(run: Run, learner: Learner, result: FitResult, *, seconds: float
 
 
 def _checkpoint(
-    run: Run, loaded: LoadedRecipe, prepared: Prepared, *, how: Resume, progress: Progress
+    run: Run, loaded: LoadedRecipe, prepared: Prepared, *, required: bool, progress: Progress
 ) -> Checkpoint | None:
     identity = training_identity(loaded, prepared, processes=process_count())
     checkpoint, notes = newest_checkpoint(run.checkpoints, identity=identity)
     for note in notes:
         progress.warn(note)
     if checkpoint is None:
-        if how == "require":
-            raise CheckpointError(str(run.folder), "has no checkpoint to go on from", "Use --resume to start from scratch.")
+        if required:
+            raise CheckpointError(
+                str(run.folder), "has no checkpoint to go on from", "Use --resume to start from scratch."
+            )
         progress.say(f"{run.folder}: no checkpoint yet; starting from scratch")
     else:
         progress.say(f"{run.folder}: going on from step {checkpoint.step}")
@@ -267,4 +279,3 @@ def _device(loaded: LoadedRecipe) -> str:
     if torch.cuda.is_available() and not loaded.recipe.training.use_cpu:
         return str(torch.cuda.get_device_name(0))
     return "cpu"
-

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from finetune.data.prepare import Prepared
 from finetune.data.windows import WindowCounts, cut_windows
 from finetune.errors import ModelError, RecipeError
+from finetune.model_folder import ModelFolder
 from finetune.models import (
-    ModelFolder,
     build_classifier,
     find_model,
     largest_window_tokens,
@@ -82,9 +82,7 @@ def build_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: Progres
     _refuse_long_windows(loaded, model, tokenizer)
     windows, counts = {}, {}
     for split, rows in prepared.splits.items():
-        cut, counts[split] = cut_windows(
-            rows, tokenizer, settings=recipe.windows, progress=not progress.quiet
-        )
+        cut, counts[split] = cut_windows(rows, tokenizer, settings=recipe.windows, progress=not progress.quiet)
         windows[split] = cut.select_columns(["windows"])
         notes.extend(_cut_notes(recipe, split, counts[split]))
     task = TextClassification(
@@ -132,8 +130,12 @@ def _model_settings(recipe: Recipe) -> Json:
 def _cut_notes(recipe: Recipe, split: str, counts: WindowCounts) -> list[str]:
     if not counts.documents_cut:
         return []
-    why = "windows.truncate" if recipe.windows.truncate else f"windows.max_per_document {recipe.windows.max_per_document}"
-    return [f"{split}: {why} cuts {counts.documents_cut:,} of {counts.documents:,} documents by {counts.tokens_cut:,} tokens"]
+    why = (
+        "windows.truncate" if recipe.windows.truncate else f"windows.max_per_document {recipe.windows.max_per_document}"
+    )
+    return [
+        f"{split}: {why} cuts {counts.tokens_cut:,} tokens from {counts.documents_cut:,} of {counts.documents:,} documents"
+    ]
 
 
 def _refuse_long_windows(loaded: LoadedRecipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -158,7 +160,16 @@ def _refuse_arithmetic(loaded: LoadedRecipe) -> None:
 def training_identity(loaded: LoadedRecipe, prepared: Prepared, *, processes: int) -> dict[str, Any]:
     """What must be equal for a checkpoint to be continued: every setting that touches the weights, flat."""
     identity: dict[str, Any] = {"data": prepared.fingerprint[:16], "processes": processes}
-    untouched = {"logging_steps", "save_total_limit", "save_steps", "source", "encoding", "baselines", "bootstrap", "name"}
+    untouched = {
+        "logging_steps",
+        "save_total_limit",
+        "save_steps",
+        "source",
+        "encoding",
+        "baselines",
+        "bootstrap",
+        "name",
+    }
 
     def flatten(section: Json, path: str) -> None:
         for key, value in section.items():

@@ -18,15 +18,7 @@ import torch
 import transformers
 from huggingface_hub import errors as hub
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from finetune.errors import DataError, EnvironmentFault, FinetuneError, ModelError, did_you_mean, listed
@@ -99,7 +91,7 @@ def _from_hub(name: str, *, revision: str) -> ModelFolder:
             raise ModelError("model.name", f"{name}: only safetensors are loaded. Found: {listed(files)}", do)
         with disk_faults(Path(huggingface_hub.constants.HF_HUB_CACHE)):
             path = huggingface_hub.snapshot_download(
-                name, revision=info.sha, allow_patterns=list(HUB_FILES), ignore_patterns=["*/*"]
+                name, revision=revision, allow_patterns=list(HUB_FILES), ignore_patterns=["*/*"]
             )
     except hub.HFValidationError as error:
         raise ModelError("model.name", f"'{name}' is neither a folder nor a Hub name", "Write owner/name.") from error
@@ -150,7 +142,7 @@ def load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerFast:
     check_tokenizer_files(folder.path)
     config = _read_config(folder.path)
     with _loading(folder.path):
-        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(str(folder.path), "the tokenizer has no fast form", "Windows need one: add tokenizer.json.")
     ids = tokenizer.get_vocab().values()
@@ -185,12 +177,10 @@ def train_tokenizer(texts: Iterable[str], section: FromScratch) -> PreTrainedTok
         words.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     if not words:
         raise DataError("model.from_scratch", "the training split has no words to learn a tokenizer from")
-    room = section.vocab_size - len(SPECIAL_TOKENS)
     if by_word:
-        vocab = _wordpieces(words, alphabet=_most_frequent(_symbols(words), room), vocab_size=section.vocab_size)
-        backend = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+        backend = Tokenizer(models.WordPiece(_wordpieces(words, vocab_size=section.vocab_size), unk_token="[UNK]"))
     else:
-        known = [*SPECIAL_TOKENS, *_most_frequent(words, room)]
+        known = [*SPECIAL_TOKENS, *_most_frequent(words, section.vocab_size - len(SPECIAL_TOKENS))]
         backend = Tokenizer(models.WordLevel({token: id for id, token in enumerate(known)}, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizer, splitter
     ends = [("[CLS]", SPECIAL_TOKENS.index("[CLS]")), ("[SEP]", SPECIAL_TOKENS.index("[SEP]"))]
@@ -205,31 +195,41 @@ def train_tokenizer(texts: Iterable[str], section: FromScratch) -> PreTrainedTok
     )  # fmt: skip
 
 
-def _most_frequent(counts: Counter[str], most: int) -> list[str]:
+def _most_frequent(counts: Counter[str], most: int | None = None) -> list[str]:
     """Ties go by code point: the order in which texts came must not matter."""
     return sorted(counts, key=lambda symbol: (-counts[symbol], symbol))[:most]
 
 
-def _symbols(words: Counter[str]) -> Counter[str]:
-    """How often each character begins a word (`c`) or goes on with one (`##c`)."""
-    symbols: Counter[str] = Counter()
+def _alphabet(words: Counter[str], *, room: int) -> list[str]:
+    """The most frequent characters, each as the start of a word and, where it ever goes on with one, as `##c`."""
+    counts: Counter[str] = Counter()
     for word, count in words.items():
-        for place, character in enumerate(word):
-            symbols[f"##{character}" if place else character] += count
+        for character in word:
+            counts[character] += count
+    inside = {character for word in words for character in word[1:]}
+    symbols: list[str] = []
+    for character in _most_frequent(counts):
+        forms = [character, f"##{character}"] if character in inside else [character]
+        if len(symbols) + len(forms) > room:
+            break
+        symbols += forms
     return symbols
 
 
-def _wordpieces(words: Counter[str], *, alphabet: Sequence[str], vocab_size: int) -> dict[str, int]:
+def _wordpieces(words: Counter[str], *, vocab_size: int) -> dict[str, int]:
     """Piece -> id. The library's trainer numbers characters in hash order, so each training would differ.
 
     Here the characters are given as special tokens, in our order, and only the merges are left to the trainer.
     """
+    alphabet = _alphabet(words, room=vocab_size - len(SPECIAL_TOKENS))
+    # The trainer would join what stands around a character it does not know; no text is ever cut into such pieces.
+    known = {word: count for word, count in sorted(words.items()) if set(word) <= set(alphabet)}
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=[*SPECIAL_TOKENS, *alphabet], limit_alphabet=0, show_progress=False
     )
-    learner.train_from_iterator((f"{word} " * count for word, count in sorted(words.items())), trainer)
+    learner.train_from_iterator((f"{word} " * count for word, count in known.items()), trainer)
     return learner.get_vocab(with_added_tokens=False)
 
 
@@ -268,7 +268,17 @@ def build_classifier(
     if lost:
         what = f"the weights lack {len(lost)} tensors of the encoder. Missing: {listed(lost, 5)}"
         raise ModelError(str(folder.path), what, "Copy the folder again.")
-    return network, [*notes, *_notes_on_weights(folder.path, config, missing, old_names=old_names)]
+    head_is_new = any(not name.startswith(prefix) for name in missing)
+    if not head_is_new and config.architectures and "SequenceClassification" not in _architecture(config):
+        what = f"has a head for another task ({_architecture(config)})"
+        raise ModelError(str(folder.path), what, "Name the model that it was made of.")
+    if head_is_new:
+        notes.append(f"classifier head is new: trained from scratch ({listed(missing, 4)})")
+    else:
+        notes.append(
+            f"classifier head is kept: its labels were {listed(old_names)}, they are now {listed(label_names)}"
+        )
+    return network, notes + _stored_precision(folder.path)
 
 
 def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -307,7 +317,7 @@ def save_model(
 
     What stood in `folder` is replaced as a whole, and only once the new files are on the disk.
     """
-    with replaced_folder(folder) as staging, disk_faults(folder), _quiet():
+    with disk_faults(folder), replaced_folder(folder) as staging, _quiet():
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         for name, text in extra_files.items():
@@ -335,7 +345,7 @@ def _config_from_scratch(section: FromScratch | None, tokenizer: PreTrainedToken
         # Its positions start behind the padding id; so many tokens as the recipe says shall fit.
         settings["max_position_embeddings"] = section.max_position_embeddings + (tokenizer.pad_token_id or 0) + 1
         settings |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
-    return AutoConfig.for_model(section.architecture, **settings)
+    return transformers.AutoConfig.for_model(section.architecture, **settings)
 
 
 def _set_attention_dropout(config: PreTrainedConfig, rate: float) -> str:
@@ -348,24 +358,9 @@ def _set_attention_dropout(config: PreTrainedConfig, rate: float) -> str:
     return f"attention dropout is {rate:g} instead of {before:g} ({field})"
 
 
-def _notes_on_weights(
-    path: Path, config: PreTrainedConfig, missing: Sequence[str], *, old_names: Sequence[str]
-) -> list[str]:
-    notes = []
-    dtypes = sorted({header.dtype for header in read_tensor_headers(path).values()} & {"F16", "BF16", "F64"})
-    if dtypes:
-        notes.append(f"weights are stored as {listed(dtypes)}, loaded and trained as float32")
-    names = _label_names(config)
-    if missing:
-        notes.append(f"classifier head is new: trained from scratch ({listed(missing, 4)})")
-    elif config.architectures and "SequenceClassification" not in _architecture(config):
-        what = f"has a head for another task ({_architecture(config)})"
-        raise ModelError(str(path), what, "Name the model that it was made of.")
-    elif old_names == names:
-        notes.append("classifier head is kept: same labels")
-    else:
-        notes.append(f"classifier head is kept: its labels were {listed(old_names)}, they are now {listed(names)}")
-    return notes
+def _stored_precision(path: Path) -> list[str]:
+    dtypes = {header.dtype for header in read_tensor_headers(path).values()} & {"F16", "BF16", "F64"}
+    return [f"weights are stored as {listed(sorted(dtypes))}, loaded and trained as float32"] if dtypes else []
 
 
 def _read_config(path: Path) -> PreTrainedConfig:
@@ -373,14 +368,14 @@ def _read_config(path: Path) -> PreTrainedConfig:
     with _loading(path):
         settings, _ = PreTrainedConfig.get_config_dict(path)
         model_type = str(settings.get("model_type"))
-        if model_type not in CONFIG_MAPPING:
+        if model_type not in transformers.CONFIG_MAPPING:
             what = f"unknown model_type '{model_type}' in config.json (transformers {transformers.__version__})"
-            do = did_you_mean(model_type, CONFIG_MAPPING.keys()) or "A newer transformers may know it."
+            do = did_you_mean(model_type, transformers.CONFIG_MAPPING.keys()) or "A newer transformers may know it."
             raise ModelError(str(path), what, do)
         if model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
             what = f"model_type '{model_type}' has no head for classifying texts"
             raise ModelError(str(path), what, "Use an encoder such as bert, distilbert or roberta.")
-        return cast(PreTrainedConfig, AutoConfig.from_pretrained(path, trust_remote_code=False))
+        return cast(PreTrainedConfig, transformers.AutoConfig.from_pretrained(path, trust_remote_code=False))
 
 
 def _label_names(config: PreTrainedConfig) -> list[str]:

@@ -63,11 +63,13 @@ class Predictor:
             settings = json.loads((path / MODEL_SETTINGS).read_text(encoding="utf-8"))
             windows = Windows.model_validate(settings["windows"])
         except FileNotFoundError:
-            raise ModelError(str(path), f"has no {MODEL_SETTINGS}", "Name a run folder, or its best/ or last/.") from None
+            raise ModelError(
+                str(path), f"has no {MODEL_SETTINGS}", "Name a run folder, or its best/ or last/."
+            ) from None
         except (ValueError, KeyError) as error:
             raise ModelError(str(path / MODEL_SETTINGS), f"cannot be read ({type(error).__name__})") from None
-        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        labels = LabelMap.from_names(names, multi_label=settings["multi_label"])
+        names = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}
+        labels = LabelMap.from_names([names[index] for index in sorted(names)], multi_label=settings["multi_label"])
         if torch.cuda.is_available() and not use_cpu:
             model.to("cuda")  # type: ignore[arg-type]
         return cls(
@@ -81,7 +83,11 @@ class Predictor:
         )
 
     def predict(
-        self, texts: Sequence[str], *, origins: Sequence[str] | None = None, on_documents: Callable[[int], None] = _unheard
+        self,
+        texts: Sequence[str],
+        *,
+        origins: Sequence[str] | None = None,
+        on_documents: Callable[[int], None] = _unheard,
     ) -> list[Prediction]:
         """One prediction a text, in their order. Raises DataError naming every text that is missing or empty."""
         if not texts:

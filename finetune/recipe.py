@@ -225,7 +225,9 @@ class Training(Section):
     num_train_epochs: WholeNumber = Field(3, ge=1, description="Passes over the training documents.")
     max_steps: WholeNumber | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     learning_rate: Number = Field(5e-5, gt=0, description="Peak learning rate.")
-    per_device_train_batch_size: WholeNumber = Field(32, ge=1, description="Documents a step, process and accumulation.")
+    per_device_train_batch_size: WholeNumber = Field(
+        32, ge=1, description="Documents a step, process and accumulation."
+    )
     gradient_accumulation_steps: WholeNumber = Field(1, ge=1, description="Multiplies the documents of a step.")
     tokens_per_micro_batch: WholeNumber = Field(
         4096, ge=8, description="Most tokens, padding included, in one forward pass; a step is cut to fit."
@@ -234,9 +236,9 @@ class Training(Section):
         "adamw_torch", description="Optimizer; options for it go to extra.optim_args."
     )
     weight_decay: Number = Field(0.01, ge=0, description="Weight decay, not on biases and norms.")
-    lr_scheduler_type: Literal[
-        "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
-    ] = Field("linear", description="Shape of the learning rate after warm-up.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = (
+        Field("linear", description="Shape of the learning rate after warm-up.")
+    )
     warmup_steps: Number = Field(0.1, ge=0, description="Warm-up: steps, or a share of all steps when below 1.")
     max_grad_norm: Number = Field(1.0, ge=0, description="Clip the gradient norm; 0 is off.")
     class_weights: Literal["none", "balanced"] = Field("none", description="Weigh each label by 1 / its frequency.")

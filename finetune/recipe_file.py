@@ -108,7 +108,9 @@ def relocate(loaded: LoadedRecipe, *, folder: Path) -> Recipe:
             return moved(source)
         if isinstance(source, list):
             return [moved(item) for item in source]
-        return {split: [moved(i) for i in item] if isinstance(item, list) else moved(item) for split, item in source.items()}
+        return {
+            split: [moved(i) for i in item] if isinstance(item, list) else moved(item) for split, item in source.items()
+        }
 
     recipe = loaded.recipe
     data = recipe.data.model_copy(update={"source": moved_all(recipe.data.source)})
@@ -166,7 +168,9 @@ def _where(text: YamlText, path: Sequence[str | int]) -> str:
     return f"{place}: {key}" if key else place
 
 
-def _refuse_secrets(values: Mapping[str, object], *, text: YamlText, path: tuple[str, ...], problems: Collector) -> None:
+def _refuse_secrets(
+    values: Mapping[str, object], *, text: YamlText, path: tuple[str, ...], problems: Collector
+) -> None:
     for key, value in values.items():
         here = (*path, str(key))
         if isinstance(value, dict):
@@ -243,6 +247,10 @@ def training_argument_names() -> tuple[str, ...]:
     source = (Path(spec.origin).parent / "training_args.py").read_text(encoding="utf-8")
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments":
-            fields = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+            fields = [
+                item.target.id
+                for item in node.body
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            ]
             return tuple(name for name in fields if not name.startswith("_"))
     return ()

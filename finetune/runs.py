@@ -30,7 +30,17 @@ from finetune.errors import CheckpointError, EnvironmentFault, RecipeError
 
 FORMAT_VERSION = 1
 MODEL_SETTINGS = "finetune.json"
-LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "peft", "scikit-learn", "tokenizers", "numpy")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "evaluate",
+    "accelerate",
+    "peft",
+    "scikit-learn",
+    "tokenizers",
+    "numpy",
+)
 
 Json = dict[str, Any]
 
@@ -165,7 +175,9 @@ class Run:
                 handle.seek(0)
                 holder = handle.read().strip() or "unknown"
                 raise CheckpointError(
-                    str(self.folder), f"is in use by process {holder}", "Wait for it, or name another folder with --run."
+                    str(self.folder),
+                    f"is in use by process {holder}",
+                    "Wait for it, or name another folder with --run.",
                 ) from None
             handle.truncate(0)
             handle.write(str(os.getpid()))
@@ -221,7 +233,11 @@ def describe_environment() -> Json:
     for library in ("finetune", *LIBRARIES):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[library] = metadata.version(library)
-    return {"versions": versions, "git_revision": _git_revision(), "platform": f"{platform.system()} {platform.machine()}"}
+    return {
+        "versions": versions,
+        "git_revision": _git_revision(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def now() -> str:
@@ -297,7 +313,9 @@ def disk_faults(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise EnvironmentFault(str(folder), f"disk full: {_free_text(folder)} free", "Make room and resume.") from error
+            raise EnvironmentFault(
+                str(folder), f"disk full: {_free_text(folder)} free", "Make room and resume."
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise EnvironmentFault(str(folder), "cannot be written: permission denied") from error
         raise
@@ -320,7 +338,12 @@ def _listing(folder: Path) -> list[str]:
 def _git_revision() -> str | None:
     try:
         result = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, cwd=Path(__file__).parent, check=False
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            cwd=Path(__file__).parent,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -25,7 +25,7 @@ from finetune.scores.classification import GREATER_IS_BETTER, predicted_labels, 
 from finetune.scores.intervals import LEAST_EFFECTIVE_GROUPS, bootstrap_classification, effective_groups, wilson
 from finetune.tasks.base import Floats
 from finetune.training.inference import DocumentPredictions, document_features
-from finetune.training.trainer import FitResult
+from finetune.training.plan import FitResult
 
 SCORED_SPLITS = ("validation", "test")
 Array = npt.NDArray[Any]
@@ -148,7 +148,9 @@ class Scorer:
             units = len(self.prepared.splits[split]) if groups is None else effective_groups(groups)
             if self.bootstrap and units < LEAST_EFFECTIVE_GROUPS:
                 what = "documents" if groups is None else "effective groups"
-                notes.append(f"{split}: no interval, {units:.1f} {what} are too few (at least {LEAST_EFFECTIVE_GROUPS})")
+                notes.append(
+                    f"{split}: no interval, {units:.1f} {what} are too few (at least {LEAST_EFFECTIVE_GROUPS})"
+                )
         return notes
 
 
@@ -239,7 +241,7 @@ def _score_baselines(
 
 
 def _features(prepared: Prepared, learner: Learner, *, progress: Progress) -> dict[str, Array]:
-    """Mean-pooled features of the encoder before fine-tuning. Built again, because training changed the one in memory."""
+    """Mean-pooled features of the encoder before fine-tuning; built again, because training changed the other."""
     encoder = learner.fresh_model()
     features = {}
     for split in prepared.splits:

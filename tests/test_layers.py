@@ -56,6 +56,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "training/inference.py",
         "training/stopping.py",
         "training/checkpoints.py",
+        "training/plan.py",
         "training/trainer.py",
         "image/losses.py",
         "image/augment.py",
@@ -64,6 +65,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     3: (  # one run
         "predict.py",
+        "prediction_files.py",
         "learner.py",
         "scoring.py",
         "experiment.py",

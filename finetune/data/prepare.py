@@ -182,7 +182,10 @@ def _report(
         ),
         "label_counts": {name: _label_counts(rows) for name, rows in splits.items()},
         "groups": {name: len({group for group in rows["group"] if group is not None}) for name, rows in splits.items()},
-        "duplicate_families": {"families": sum(size > 1 for size in sizes.values()), "rows": sum(s for s in sizes.values() if s > 1)},
+        "duplicate_families": {
+            "families": sum(size > 1 for size in sizes.values()),
+            "rows": sum(s for s in sizes.values() if s > 1),
+        },
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import math
 import os
 import re
 import socket
@@ -24,23 +23,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from finetune.data.tables import (
-    ACCEPTED,
-    MOST_PROBLEMS_KEPT,
-    Record,
-    TableFile,
-    check_columns,
-    format_of,
-    kind_of,
-    named,
-    read_rows,
-)
+from finetune.data.tables import ACCEPTED, Record, TableFile, check_columns, format_of, kind_of, named, read_rows
 from finetune.errors import Collector, DataError, EnvironmentFault, did_you_mean, listed
 
 if TYPE_CHECKING:
     import datasets  # imported late: it takes seconds, and a broken file is refused without it
 
+Source = str | list[str] | dict[str, str | list[str]]
 Corpora = Mapping[str, Callable[[], Iterable[Mapping[str, str]]]]
+Rows = Callable[[], Iterable[Record]]
 
 COLUMNS = ("id", "text", "label", "group", "origin")
 SPLITS = ("train", "validation", "test")
@@ -64,10 +55,7 @@ class ColumnMap:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """What was read: the name as given (never an absolute path), the sha256 and size of its bytes, its rows.
-
-    For a built-in corpus or a Hub dataset, sha256 and bytes are those of its rows as JSON lines.
-    """
+    """What was read, by the name given, never an absolute path. Without a file, bytes are the rows as JSON lines."""
 
     name: str
     sha256: str
@@ -87,7 +75,7 @@ class Loaded:
 
 
 def load_examples(
-    source: str | list[str] | dict[str, str | list[str]],
+    source: Source,
     *,
     columns: ColumnMap,
     base: Path,
@@ -131,7 +119,7 @@ class _Part:
 
     name: str
     path: Path | None = None
-    rows: Callable[[], Iterable[Record]] | None = None
+    rows: Rows | None = None
 
 
 @dataclass
@@ -157,16 +145,13 @@ class _Load:
     @cached_property
     def roles(self) -> dict[str, str]:
         """The columns that must be there, by their part."""
-        wanted = {"text": self.columns.text, "id": self.columns.id}
-        if self.labelled:
-            wanted |= {"label": self.columns.label, "group": self.columns.group}
-        return {role: column for role, column in wanted.items() if column is not None}
+        roles = ("text", "label", "group", "id") if self.labelled else ("text", "id")
+        return {role: column for role in roles if (column := getattr(self.columns, role)) is not None}
 
     def fingerprint(self, split: str, limit: int | None, seed: int) -> str:
         """From the content, so that the datasets cache can never answer with rows of an older file."""
-        content = [file.sha256 for file in self.files]
-        told = [split, content, limit, seed, str(self.columns), self.labelled, self.multi_label, self.encoding]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        told = (split, limit, seed, self.columns, self.labelled, self.multi_label, self.encoding, self.files)
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def read(self, part: _Part) -> list[pa.RecordBatch]:
         """The examples of one part in batches; its problems are kept, and reading goes on with the next part."""
@@ -178,14 +163,11 @@ class _Load:
 
     def _batches(self, part: _Part) -> Iterator[pa.RecordBatch]:
         file = TableFile(path=part.path or Path(), name=part.name, problems=self.problems)
-        if part.rows is None:
-            rows = read_rows(file, roles=self.roles, encoding=self.encoding)
-        else:
-            rows = _given_rows(part.rows, file=file, roles=self.roles)
+        given = _given_rows(part.rows, file=file, roles=self.roles) if part.rows else None
         examples = _Examples(self, name=part.name)
-        for position, record in rows:
+        for position, record in given or read_rows(file, roles=self.roles, encoding=self.encoding):
             examples.add(position, record)
-            if len(self.problems.problems) >= MOST_PROBLEMS_KEPT:
+            if file.is_hopeless:
                 break
             if len(examples.columns["id"]) == ROWS_PER_BATCH:
                 yield examples.batch()
@@ -200,26 +182,20 @@ class _Examples:
     """Rows of one file on their way into Arrow: each value checked and turned into text."""
 
     def __init__(self, load: _Load, *, name: str) -> None:
-        self._load, self._name = load, name
-        self._where = name
-        self._label_kinds: dict[str, None] = {}
-        self._mixed = False
-        self.empty_label_cells = 0
-        self.rows = 0
+        self._load, self._name, self._where = load, name, name
+        self._label_kinds: list[str] = []
+        self.rows = self.empty_label_cells = 0
         self.columns: dict[str, list[object]] = {name: [] for name in COLUMNS}
 
     def add(self, position: int, record: Record) -> None:
         columns, self._where = self._load.columns, f"{self._name}:{position}"
         self.rows += 1
-        values = {
-            "id": self._id(record) if columns.id else f"{self._name}:{self.rows}",
-            "text": self._text(record.get(columns.text), columns.text),
-            "label": self._label(record.get(columns.label), columns.label) if self._load.labelled else None,
-            "group": self._word(record.get(columns.group), columns.group) if self._load.roles.get("group") else None,
-            "origin": self._where,
-        }
-        for name, value in values.items():
-            self.columns[name].append(value)
+        self.columns["id"].append(self._id(record) if columns.id else f"{self._name}:{self.rows}")
+        self.columns["text"].append(self._text(record.get(columns.text), columns.text))
+        label, group = self._load.roles.get("label"), self._load.roles.get("group")
+        self.columns["label"].append(self._label(record.get(label), label) if label else None)
+        self.columns["group"].append(self._word(record.get(group), group) if group else None)
+        self.columns["origin"].append(self._where)
 
     def batch(self) -> pa.RecordBatch:
         batch = pa.RecordBatch.from_pydict(self.columns, schema=self._load.schema)
@@ -242,7 +218,7 @@ class _Examples:
     def _label(self, value: object, column: str) -> str | list[str] | None:
         if not self._load.multi_label:
             return self._one_label(value, column)
-        if _is_absent(value):
+        if value is None or value != value:  # not a number: how tables write an empty cell
             return None
         if isinstance(value, str):
             self.empty_label_cells += not value.strip()
@@ -251,12 +227,10 @@ class _Examples:
 
     def _one_label(self, value: object, column: str) -> str | None:
         text, kind = self._word(value, column), kind_of(value).replace("a number", "numbers")
-        if text is not None:
-            self._label_kinds.setdefault(kind)
-            if len(self._label_kinds) == 2 and not self._mixed:
-                self._mixed = True
-                mixed = " and ".join(sorted(self._label_kinds, reverse=True))
-                line = self._where.rpartition(":")[2]
+        if text is not None and kind not in self._label_kinds:
+            self._label_kinds.append(kind)
+            if len(self._label_kinds) == 2:
+                mixed, line = " and ".join(sorted(self._label_kinds, reverse=True)), self._where.rpartition(":")[2]
                 self._problem(f"labels mix {mixed} (line {line})", "Write all of them the same way.")
         return text
 
@@ -264,13 +238,13 @@ class _Examples:
         """Text, a number or true/false as text; blank is absent."""
         if isinstance(value, bool):
             return "true" if value else "false"
-        if isinstance(value, int | float) and not _is_absent(value):
+        if isinstance(value, int | float) and value == value:
             return str(value)
         text = self._text(value, column)
         return text if text and text.strip() else None
 
     def _text(self, value: object, column: str) -> str | None:
-        if _is_absent(value):
+        if value is None or value != value:
             return None
         if not isinstance(value, str):
             self._problem(f"'{column}' is {kind_of(value)}", "Write it as text, in quotes.")
@@ -284,13 +258,7 @@ class _Examples:
         return value
 
 
-def _is_absent(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _given_rows(
-    rows: Callable[[], Iterable[Record]], *, file: TableFile, roles: Mapping[str, str]
-) -> Iterator[tuple[int, Record]]:
+def _given_rows(rows: Rows, *, file: TableFile, roles: Mapping[str, str]) -> Iterator[tuple[int, Record]]:
     """Rows of a corpus or of the Hub; their JSON lines stand for the bytes of a file."""
     position, digest = 0, hashlib.sha256()
     for position, record in enumerate(rows(), start=1):
@@ -306,7 +274,7 @@ def _given_rows(
 
 
 def _sampled(table: pa.Table, *, limit: int, seed: int) -> pa.Table:
-    """`limit` rows of the table, uniformly, in their order; batch by batch, because one column may exceed 2 GB."""
+    """`limit` rows, uniformly, in their order; batch by batch, because one column may exceed 2 GB."""
     chosen = np.sort(np.random.default_rng(seed).choice(table.num_rows, size=limit, replace=False))
     batches, start = [], 0
     for batch in table.to_batches():
@@ -316,9 +284,7 @@ def _sampled(table: pa.Table, *, limit: int, seed: int) -> pa.Table:
     return pa.Table.from_batches(batches, schema=table.schema)
 
 
-def _parts(
-    source: str | list[str] | dict[str, str | list[str]], *, load: _Load, corpora: Corpora
-) -> dict[str, list[_Part]]:
+def _parts(source: Source, *, load: _Load, corpora: Corpora) -> dict[str, list[_Part]]:
     """What to read for each split, in a fixed order. Raises DataError with all problems of the names."""
     given = source if isinstance(source, dict) else {"all": source}
     lists = {split: [names] if isinstance(names, str) else list(names or []) for split, names in given.items()}
@@ -326,45 +292,45 @@ def _parts(
         return _hub_splits(lists["all"][0], load=load)
     parts: dict[str, list[_Part]] = {}
     owners: dict[object, tuple[str, _Part]] = {}  # file or corpus -> where it is read
-    for split in (each for each in ("all", *SPLITS, *lists) if each in lists and each not in parts):
-        parts[split] = []
-        if split not in SPLITS and split != "all":
-            remedy = did_you_mean(split, SPLITS) or "Name train, validation and test."
-            load.problems.add("data.source", f"no split is called '{split}'", remedy)
-            continue
-        try:
-            found = [part for name in lists[split] for part in _parts_of(name, split=split, load=load, corpora=corpora)]
-        except DataError as error:
-            load.problems.problems.extend(error.problems)
-            continue
-        if not found:
+    for split in (each for each in lists if each not in SPLITS and isinstance(source, dict)):
+        remedy = did_you_mean(split, SPLITS) or "Name train, validation and test."
+        load.problems.add("data.source", f"no split is called '{split}'", remedy)
+    for split in (each for each in ("all", *SPLITS) if each in lists):
+        found: list[_Part] = []
+        for name in lists[split]:
+            try:
+                found += _parts_of(name, split=split, load=load, corpora=corpora)
+            except DataError as error:
+                load.problems.problems.extend(error.problems)
+        if not lists[split]:
             load.problems.add("data.source", "nothing is named" + ("" if split == "all" else f" for {split}"))
-        parts[split] = [part for part in found if _is_first(part, split=split, owners=owners, load=load)]
+        claimed = (_claimed(part, split=split, owners=owners, load=load) for part in found)
+        parts[split] = [part for part in claimed if part]
     load.problems.raise_if_any()
-    return _with_own_names(parts)
+    return parts
 
 
 def _parts_of(name: str, *, split: str, load: _Load, corpora: Corpora) -> list[_Part]:
     if name.startswith("builtin:"):
-        known = name.removeprefix("builtin:")
-        if known not in corpora:
-            what = f"no built-in corpus '{known}'. Found: {listed(corpora) or 'none'}"
-            raise DataError("data.source", what, did_you_mean(known, corpora))
-        return [_Part(name, rows=corpora[known])]
+        corpus = name.removeprefix("builtin:")
+        if corpus in corpora:
+            return [_Part(name, rows=corpora[corpus])]
+        found = listed(corpora) or "none"
+        raise DataError("data.source", f"no built-in corpus '{corpus}'. Found: {found}", did_you_mean(corpus, corpora))
     if _is_hub_id(name, base=load.base):
         splits = _hub_splits(name, load=load)
         if split in splits or "all" in splits:
             return splits.get(split) or splits["all"]
-        raise DataError("data.source", f"{name} has no split '{split}'. Found: {listed(splits)}", "Name it alone.")
+        raise DataError("data.source", f"{name} has no split '{split}'. Found: {listed(splits)}")
     if "://" in name:
         raise DataError("data.source", f"'{name}' is an address", "Download it and name the file.")
     path = load.base / Path(name).expanduser()
     if path.is_dir():
         return _folder(path, name=name, load=load)
+    if path.is_file():
+        return [_Part(_shown(path), path)]
     if path.exists():
-        if not path.is_file():
-            raise DataError(name, "is not a regular file", "Name a file or a folder.")
-        return [_Part(path.name if Path(name).is_absolute() or name.startswith("~") else name, path)]
+        raise DataError(name, "is not a regular file")
     if glob.has_magic(name):
         return _matches(name, load=load)
     beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -372,23 +338,25 @@ def _parts_of(name: str, *, split: str, load: _Load, corpora: Corpora) -> list[_
 
 
 def _folder(folder: Path, *, name: str, load: _Load) -> list[_Part]:
-    """Every table below a folder, sorted; hidden files are nobody's data."""
-    label = folder.resolve().name if Path(name).is_absolute() or name.startswith("~") else name.rstrip("/")
+    """Every table below a folder, sorted, without hidden files."""
+    label = _shown(folder)
     below = [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")) if path.is_file()]
     files = [(f"{label}/{inner}", path) for inner, path in below if not re.search(r"(^|/)\.", inner)]
-    parts = _tables(files, name=label, what="no table in this folder", load=load)
-    stems = {part.name.rpartition("/")[2].split(".")[0].lower() for part in parts}
-    as_splits = {HUB_SPLITS[stem] for stem in stems if stem in HUB_SPLITS}
-    if len(as_splits) > 1:
-        remedy = "To keep them apart, name each under data.source.train, validation and test."
-        load.warnings.append(f"{label}: files named {listed(sorted(as_splits))} are read as one. {remedy}")
-    return parts
+    stems = {path.name.split(".")[0].lower() for _, path in files}
+    if len({HUB_SPLITS[stem] for stem in stems if stem in HUB_SPLITS}) > 1:
+        remedy = "To keep the splits apart, name each under data.source.train, validation and test."
+        load.warnings.append(f"{label}: files that are named like splits are read as one. {remedy}")
+    return _tables(files, name=label, what="no table in this folder", load=load)
+
+
+def _shown(path: Path) -> str:
+    """What ids and messages call a file or folder: its last part, so that moving the recipe changes no id."""
+    return path.resolve().name
 
 
 def _matches(pattern: str, *, load: _Load) -> list[_Part]:
     found = sorted(glob.glob(os.path.expanduser(pattern), root_dir=load.base, recursive=True))
-    files = [(Path(each).name if Path(each).is_absolute() else each, load.base / each) for each in found]
-    files = [(shown, path) for shown, path in files if path.is_file()]
+    files = [(_shown(load.base / each), load.base / each) for each in found if (load.base / each).is_file()]
     return _tables(files, name=pattern, what="no table matches", load=load)
 
 
@@ -402,38 +370,28 @@ def _tables(files: Sequence[tuple[str, Path]], *, name: str, what: str, load: _L
     return parts
 
 
-def _is_first(part: _Part, *, split: str, owners: dict[object, tuple[str, _Part]], load: _Load) -> bool:
-    """A source is read once: twice in one split is a slip of a pattern, in two splits it is a leak."""
-    other, first = owners.setdefault(part.path.resolve() if part.path else part.name, (split, part))
-    if other != split:
-        load.problems.add(part.name, f"is named for {other} and for {split}", "Give each split its own file.")
-    elif first is not part:
-        load.warnings.append(f"{part.name}: named twice, read once")
-    return first is part
-
-
-def _with_own_names(parts: dict[str, list[_Part]]) -> dict[str, list[_Part]]:
-    """Files of one name in different folders get as many folders before it as tell them apart: ids need that."""
-    paths = [(part.name, part.path.resolve().parts) for split in parts.values() for part in split if part.path]
-
-    def own(part: _Part) -> _Part:
-        same = [path for name, path in paths if name == part.name]
-        if part.path is None or len(same) < 2:
-            return part
-        mine = part.path.resolve().parts
-        depth = 1
-        while [path[-depth:] for path in same].count(mine[-depth:]) > 1:
-            depth += 1
-        return replace(part, name="/".join(mine[-depth:]))
-
-    return {split: [own(part) for part in several] for split, several in parts.items()}
+def _claimed(part: _Part, *, split: str, owners: dict[object, tuple[str, _Part]], load: _Load) -> _Part | None:
+    """The part under a name of its own, which ids need; None for one that is read already."""
+    key = part.path.resolve() if part.path else part.name
+    if key in owners:
+        other, first = owners[key]
+        if other == split:
+            load.warnings.append(f"{first.name}: named twice, read once")
+        else:  # the same rows in two splits are a leak
+            load.problems.add(first.name, f"is named for {other} and for {split}", "Give each split its own file.")
+        return None
+    taken, folders = {each.name for _, each in owners.values()}, 0
+    while part.path and part.name in taken:
+        folders += 1
+        part = replace(part, name="/".join(part.path.resolve().parts[-1 - folders :]))
+    owners[key] = (split, part)
+    return part
 
 
 def _is_hub_id(name: str, *, base: Path) -> bool:
     """owner/name, unless it is, or sits in, something on this disk, or ends like a file."""
-    if not HUB_ID.fullmatch(name) or FILE_EXTENSION.search(name):
-        return False
-    return not (base / name).exists() and not (base / name.split("/")[0]).exists()
+    looks = HUB_ID.fullmatch(name) and not FILE_EXTENSION.search(name)
+    return bool(looks) and not (base / name.split("/")[0]).exists()
 
 
 def _hub_splits(name: str, *, load: _Load) -> dict[str, list[_Part]]:
@@ -445,8 +403,7 @@ def _hub_splits(name: str, *, load: _Load) -> dict[str, list[_Part]]:
         if not split or split in ours:
             load.notes.append(f"{name}: split '{theirs}' is not used")
             continue
-        label = name if split == "all" else f"{name}/{theirs}"
-        ours[split] = [_Part(label, rows=partial(_hub_rows, rows))]
+        ours[split] = [_Part(name if split == "all" else f"{name}/{theirs}", rows=partial(_hub_rows, rows))]
     if not ours:
         raise DataError("data.source", f"{name} has no split train, validation or test. Found: {listed(found)}")
     return ours
@@ -469,12 +426,12 @@ def _fetch(name: str) -> dict[str, datasets.Dataset]:
         datasets.config.HF_HUB_OFFLINE = offline or not _hub_answers(datasets.config.HF_ENDPOINT)
         return dict(datasets.load_dataset(name))
     except datasets.exceptions.DatasetNotFoundError:
-        raise DataError(name, "no such file, and no such dataset on the Hub", "Check the name.") from None
-    except (ConnectionError, TimeoutError) as error:
-        reason = f"cannot reach the Hub, and it is not in the cache ({str(error).splitlines()[0][:120]})"
-        raise EnvironmentFault(name, reason, "Give a local file.") from None
+        raise DataError(name, "no such file, and no such dataset on the Hub") from None
     except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        if isinstance(error, ConnectionError | TimeoutError):
+            what = f"cannot reach the Hub, and it is not in the cache ({reason})"
+            raise EnvironmentFault(name, what, "Give a local file.") from None
         raise DataError(name, f"cannot be loaded from the Hub ({reason})", "Give a local file.") from None
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
@@ -483,10 +440,10 @@ def _fetch(name: str) -> dict[str, datasets.Dataset]:
 def _hub_answers(endpoint: str) -> bool:
     if urllib.request.getproxies():
         return True  # behind a proxy only the library itself can tell
-    address = urllib.parse.urlsplit(endpoint)
     try:
-        port = address.port or (80 if address.scheme == "http" else 443)
-        socket.create_connection((address.hostname or "", port), timeout=HUB_PROBE_SECONDS).close()
+        address = urllib.parse.urlsplit(endpoint)
+        place = (address.hostname or "", address.port or (80 if address.scheme == "http" else 443))
+        socket.create_connection(place, timeout=HUB_PROBE_SECONDS).close()
     except OSError:
         return False
     return True

@@ -14,6 +14,7 @@ import io
 import json
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,21 +25,15 @@ import pyarrow.parquet as pq
 
 from finetune.errors import Collector, DataError, did_you_mean, listed
 
-FORMATS = {
-    ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
-    ".parquet": "parquet", ".arrow": "arrow",
-}  # fmt: skip
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
+           ".parquet": "parquet", ".arrow": "arrow"}  # fmt: skip
 ACCEPTED = "Accepted: .csv, .tsv, .json, .jsonl, .ndjson (each also as .gz), .parquet, .arrow."
-SIGNATURES = {
-    b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image", b"%PDF": "a PDF",
-    b"PK\x03\x04": "a zip archive or an Excel workbook", b"\x1f\x8b": "a gzip archive",
-    b"\xd0\xcf\x11\xe0": "an old Excel or Word file", b"SQLite format 3": "an SQLite database",
-    b"\x7fELF": "a program", b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file",
-}  # fmt: skip
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
+SIGNATURES = {b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image", b"%PDF": "a PDF",
+              b"PK\x03\x04": "a zip archive or an Excel workbook", b"\x1f\x8b": "a gzip archive",
+              b"\xd0\xcf\x11\xe0": "an old Excel or Word file", b"SQLite format 3": "an SQLite database",
+              b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file"}  # fmt: skip
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+                    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
 CHUNK_CHARACTERS = 1 << 20
 MOST_PROBLEMS_KEPT = 1000  # a file with more is not worth reading to its end
 # Genuine GB18030 is mostly GB2312 characters (simplified 1.0, traditional poems .71); Big5 read as GB18030 has .35
@@ -64,6 +59,10 @@ class TableFile:
     def zipped(self) -> bool:
         return self.path.suffix.lower() == ".gz"
 
+    @property
+    def is_hopeless(self) -> bool:
+        return len(self.problems.problems) >= MOST_PROBLEMS_KEPT
+
     def at(self, position: int) -> str:
         return f"{self.name}:{position}"
 
@@ -72,7 +71,7 @@ class TableFile:
 
     def refuse(self, what: str, do: str = "", *, position: int | None = None) -> NoReturn:
         """Nothing more can be read from this file."""
-        raise DataError(self.name if position is None else self.at(position), what, do)
+        raise DataError(self.at(position) if position else self.name, what, do)
 
     def open(self) -> BinaryIO:
         return cast(BinaryIO, gzip.open(self.path)) if self.zipped else self.path.open("rb")
@@ -103,11 +102,10 @@ def read_rows(file: TableFile, *, roles: Mapping[str, str], encoding: str | None
         file.encoding = _detect_encoding(file, asked=encoding)
         if kind in ("csv", "tsv"):
             yield from _csv_rows(file, default="," if kind == "csv" else "\t", roles=roles)
-        elif kind == "jsonl":
-            yield from _with_columns(_json_lines(file), file, roles=roles)
         else:
-            yield from _with_columns(_json_list(file), file, roles=roles)
-    except (EOFError, gzip.BadGzipFile) as error:
+            values = _json_lines(file) if kind == "jsonl" else _json_list(file)
+            yield from _with_columns(values, file, roles=roles)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         file.refuse(f"is damaged or incomplete ({error})", "Make or fetch the archive again.")
     except PermissionError:
         file.refuse(f"cannot read {file.name}: permission denied")
@@ -117,20 +115,15 @@ def read_rows(file: TableFile, *, roles: Mapping[str, str], encoding: str | None
 
 def format_of(path: Path) -> str | None:
     """csv, tsv, json, jsonl, parquet or arrow by the name's end; None for any other."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] == [".gz"]:
-        kind = FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
-        return None if kind in ("parquet", "arrow") else kind
-    return FORMATS.get(suffixes[-1]) if suffixes else None
+    name = path.name.lower()
+    kind = FORMATS.get(Path(name.removesuffix(".gz")).suffix)
+    return None if name.endswith(".gz") and kind in ("parquet", "arrow") else kind
 
 
 def check_columns(found: Sequence[str], *, name: str, roles: Mapping[str, str], problems: Collector) -> bool:
     """Whether every column of `roles` is in `found` once; each that is not becomes a problem."""
-    good = True
-    for role, column in roles.items():
-        if found.count(column) == 1:
-            continue
-        good = False
+    wrong = {role: column for role, column in roles.items() if found.count(column) != 1}
+    for role, column in wrong.items():
         if column in found:
             problems.add(name, f"column '{column}' appears twice", "Rename or remove one of them.")
             continue
@@ -139,7 +132,7 @@ def check_columns(found: Sequence[str], *, name: str, roles: Mapping[str, str], 
         hint = did_you_mean(column, [each for each in found if each and each not in roles.values()])
         remedy = hint or f"Is the header missing? Else name the column in data.columns.{role}."
         problems.add(f"data.columns.{role}", f"no column '{column}' in {name}. Columns found: {shown}", remedy)
-    return good
+    return not wrong
 
 
 def _check_signature(file: TableFile) -> None:
@@ -148,31 +141,31 @@ def _check_signature(file: TableFile) -> None:
     if not head:
         file.refuse("the file is empty")
     looks = next((what for start, what in SIGNATURES.items() if head.startswith(start)), None)
-    zipped = looks == "a gzip archive"
-    if file.zipped and not zipped:
+    if file.zipped and looks != "a gzip archive":
         file.refuse("is not a gzip archive", f"Name it {file.path.stem}.")
-    if looks is not None and not file.zipped:
-        file.refuse(f"looks like {looks}, not a table", f"Name it {file.path.name}.gz." if zipped else ACCEPTED)
+    if looks and not file.zipped:
+        remedy = f"Name it {file.path.name}.gz." if looks == "a gzip archive" else ACCEPTED
+        file.refuse(f"looks like {looks}, not a table", remedy)
 
 
 def _detect_encoding(file: TableFile, *, asked: str | None) -> str:
     """The codec that reads the file strictly: a byte order mark, UTF-8, then GB18030. Refuses anything else."""
     with file.open() as stream:
         head = stream.read(4)
-    marked = next((codec for mark, codec in BYTE_ORDER_MARKS if head.startswith(mark)), None)
-    failure, plain = _first_failure(file, codec=marked or "utf-8")
+    marked = next((codec for mark, codec in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
+    codec = marked or "utf-8"
+    failure, plain = _first_failure(file, codec=codec)
     if asked is not None:
-        return _asked_encoding(file, asked=asked, valid=marked or "utf-8", is_valid=failure is None, plain=plain)
+        return _asked_encoding(file, asked=asked, valid=codec, is_valid=failure is None, plain=plain)
     if failure is None:
-        if marked and marked != "utf-8-sig":
-            file.note(f"read as {marked.upper()}")
-        return marked or "utf-8"
-    line, column, byte = failure
+        if not codec.startswith("utf-8"):
+            file.note(f"read as {codec.upper()}")
+        return codec
     if marked is None and _is_gb18030(file):
         file.note("read as GB18030")
         return "gb18030"
-    also = "" if marked else " (nor GB18030)"
-    what = f"byte 0x{byte:02X} at column {column} is not {(marked or 'utf-8').upper()}{also}"
+    line, column, byte = failure
+    what = f"byte 0x{byte:02X} at column {column} is not {marked.upper() if marked else 'UTF-8 (nor GB18030)'}"
     file.refuse(what, "Convert the file to UTF-8, or set its encoding, for example encoding: latin-1.", position=line)
 
 
@@ -183,14 +176,13 @@ def _asked_encoding(file: TableFile, *, asked: str, valid: str, is_valid: bool, 
     except (LookupError, UnicodeError, ValueError):
         remedy = "Write utf-8, gb18030 or latin-1."
         raise DataError("data.encoding", f"'{asked}' is not a text encoding", remedy) from None
-    same = info.name == codecs.lookup(valid).name or (info.name, valid) == ("utf-8", "utf-8-sig")
+    same = info.name in (valid, codecs.lookup(valid).name, valid.removesuffix("-sig"))
     if is_valid and not plain and not same:
         # Any bytes are some Chinese or Latin-1 text: only this check tells mojibake from what was meant.
-        title = valid.removesuffix("-sig").upper()
-        file.refuse(f"the file is valid {title}, but data.encoding is {asked}", "Remove the encoding.")
+        what = f"the file is valid {valid.removesuffix('-sig').upper()}, but data.encoding is {asked}"
+        file.refuse(what, "Remove the encoding.")
     codec = valid if same else asked
-    failure, _ = _first_failure(file, codec=codec)
-    if failure is not None:
+    if failure := _first_failure(file, codec=codec)[0]:
         line, column, byte = failure
         file.refuse(f"byte 0x{byte:02X} at column {column} is not {asked}", "Correct the encoding.", position=line)
     if info.name != "utf-8":
@@ -208,12 +200,11 @@ def _first_failure(file: TableFile, *, codec: str) -> tuple[tuple[int, int, int]
             try:
                 text = decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
-                tail += error.object[: error.start].decode(codec, "ignore")
-                lines = re.split("\r\n|\r|\n", tail)
-                return (line + len(lines) - 1, len(lines[-1]) + 1, error.object[error.start]), False
+                *ended, tail = re.split("\r\n|\r|\n", tail + error.object[: error.start].decode(codec, "ignore"))
+                return (line + len(ended), len(tail) + 1, error.object[error.start]), False
             plain = plain and text.isascii()
-            lines = re.split("\r\n|\n|\r(?!$)", tail + text)
-            line, tail = line + len(lines) - 1, lines[-1]
+            *ended, tail = re.split("\r\n|\n|\r(?!$)", tail + text)
+            line += len(ended)
             if not chunk:
                 return None, plain
 
@@ -261,8 +252,8 @@ def _csv_rows(file: TableFile, *, default: str, roles: Mapping[str, str]) -> Ite
                 blank += 1
             elif header is None:
                 header = [name.lstrip("\ufeff").strip() for name in fields]
-                unnamed = [number for number, name in enumerate(header, start=1) if not name]
-                file.notes += [f"{file.name}: column {number} has no name and is ignored" for number in unnamed]
+                if unnamed := [number for number, name in enumerate(header, start=1) if not name]:
+                    file.note(f"column {listed(unnamed)} has no name and is ignored")
                 if not check_columns(header, name=file.name, roles=roles, problems=file.problems):
                     return
             else:
@@ -271,10 +262,8 @@ def _csv_rows(file: TableFile, *, default: str, roles: Mapping[str, str]) -> Ite
                     odd.append((start, len(fields)))
                     continue
                 yield start, dict(zip(header, fields, strict=True))
-    if header is None:
-        file.refuse("the file is empty")
-    if not rows:
-        file.refuse("the file has a header but no rows")
+    if header is None or not rows:
+        file.refuse("the file has a header but no rows" if header else "the file is empty")
     _report_widths(file, odd, header=header, rows=rows)
     if blank:
         file.note(f"{blank} blank lines skipped")
@@ -283,16 +272,9 @@ def _csv_rows(file: TableFile, *, default: str, roles: Mapping[str, str]) -> Ite
 def _detect_separator(file: TableFile, *, default: str, wanted: list[str]) -> str:
     with file.text() as stream:
         first = next((line for line in stream if line.strip()), "").lstrip("\ufeff")
-    names: dict[str, list[str]] = {}
-    for separator in dict.fromkeys([default, ",", "\t", ";", "|"]):
-        try:
-            names[separator] = [each.strip() for each in next(csv.reader([first], delimiter=separator), [])]
-        except csv.Error:
-            names[separator] = []
-    if len(names[default]) > 1 or all(column in names[default] for column in wanted):
-        return default
+    names = {each: [name.strip(' "\r\n') for name in first.split(each)] for each in (default, ",", "\t", ";", "|")}
     best = max(names, key=lambda each: (sum(column in names[each] for column in wanted), len(names[each])))
-    if len(names[best]) < 2:
+    if len(names[default]) > 1 or all(column in names[default] for column in wanted) or len(names[best]) < 2:
         return default
     file.note("fields are separated by " + {"\t": "a tab", ",": "a comma"}.get(best, f"'{best}'"))
     return best
@@ -306,11 +288,9 @@ def _report_widths(file: TableFile, odd: list[tuple[int, int]], *, header: list[
         return
     for line, fields in odd:
         what = f"{fields} field{'s' if fields > 1 else ''}, header has {len(header)}"
-        if fields > len(header):
-            file.problems.add(file.at(line), what, "Quote text that contains commas.")
-        else:
-            empty = next((name for name in header[fields:] if name), "")
-            file.problems.add(file.at(line), f"{what}: column '{empty}' is empty", "Fill it in, or remove the row.")
+        empty = f": column '{header[fields]}' is empty" if fields < len(header) else ""
+        remedy = "Fill it in, or remove the row." if empty else "Quote text that contains commas."
+        file.problems.add(file.at(line), what + empty, remedy)
 
 
 def _refuse_quote(file: TableFile, reason: str, *, start: int, lines: list[str], separator: str) -> NoReturn:
@@ -322,16 +302,13 @@ def _refuse_quote(file: TableFile, reason: str, *, start: int, lines: list[str],
                 inside = not inside
                 opened = number if inside else opened
             previous = character
-    if "unexpected end" in reason:
-        file.refuse("a quote opens here and never closes", "Close it, or double it if it is text.", position=opened)
-    last = start + len(lines) - 1
-    what = f"a quote opens here and closes in line {last} in the middle of a field"
+    closes = f"closes in line {start + len(lines) - 1} in the middle of a field"
+    what = f"a quote opens here and {'never closes' if 'unexpected end' in reason else closes}"
     file.refuse(what, 'Close it where the field ends; a quote inside a text is written twice ("").', position=opened)
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
+    if len(record := dict(pairs)) != len(pairs):
         raise ValueError("a key appears twice")
     return record
 
@@ -342,11 +319,9 @@ def _parse(text: str) -> object:
 
 
 def _json_lines(file: TableFile) -> Iterator[tuple[int, object]]:
-    broken = 0
     with file.text() as stream:
         for number, line in enumerate(stream, start=1):
-            text = line.strip("\ufeff \t\r\n")
-            if not text:
+            if not (text := line.strip("\ufeff \t\r\n")):
                 continue
             if text == "[" or (number == 1 and text.startswith("[{")):
                 file.refuse("holds one JSON list, not a JSON object on each line", "Name it .json.", position=number)
@@ -355,11 +330,10 @@ def _json_lines(file: TableFile) -> Iterator[tuple[int, object]]:
             except (ValueError, RecursionError) as error:
                 reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
                 file.problems.add(file.at(number), f"not valid JSON ({reason})", "Write one JSON object on each line.")
-                broken += 1
-                if broken == MOST_PROBLEMS_KEPT:
+                if file.is_hopeless:
                     return
-                continue
-            yield number, value
+            else:
+                yield number, value
 
 
 def _json_list(file: TableFile) -> Iterator[tuple[int, object]]:
@@ -370,18 +344,16 @@ def _json_list(file: TableFile) -> Iterator[tuple[int, object]]:
         file.refuse("the file is empty")
     try:
         value = _parse(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            file.note("read as JSON lines")
+            return (yield from _json_lines(file))
+        file.refuse(f"not valid JSON ({error.msg} at column {error.colno})", position=error.lineno)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, json.JSONDecodeError):
-            if error.msg == "Extra data" and text.lstrip().startswith("{"):
-                file.note("read as JSON lines")
-                yield from _json_lines(file)
-                return
-            file.refuse(f"not valid JSON ({error.msg} at column {error.colno})", position=error.lineno)
         file.refuse(f"not valid JSON ({error})")
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
-        keys = f" with the keys {listed(value)}" if isinstance(value, dict) else ""
-        file.refuse(f"holds {kind_of(value)}{keys}", 'Write a list of objects, or {"data": [...]}.')
+        file.refuse(f"holds {kind_of(value)}, not a list", 'Write a list of objects, or {"data": [...]}.')
     if not rows:
         file.refuse("the list has no rows")
     yield from enumerate(rows, start=1)
@@ -393,7 +365,7 @@ def _with_columns(
     """Objects that have every column. A column that no row has is one problem, not one for each row."""
     keys: dict[str, None] = {}
     missing: dict[str, list[tuple[int, list[str]]]] = {column: [] for column in roles.values()}
-    rows = sum_missing = 0
+    rows, before = 0, len(file.problems.problems)
     for position, value in values:
         rows += 1
         if not isinstance(value, dict):
@@ -406,10 +378,9 @@ def _with_columns(
             missing[column].append((position, list(value)))
         if not absent:
             yield position, value
-        sum_missing += len(absent)
-        if sum_missing > MOST_PROBLEMS_KEPT:
+        if any(len(places) > MOST_PROBLEMS_KEPT for places in missing.values()):
             break
-    if not rows and not file.problems.problems:
+    if not rows and len(file.problems.problems) == before:
         file.refuse("the file is empty")
     nowhere = {role: column for role, column in roles.items() if rows and len(missing[column]) == rows}
     check_columns(list(keys), name=file.name, roles=nowhere, problems=file.problems)
@@ -435,18 +406,16 @@ def _arrow_rows(file: TableFile, *, kind: str, roles: Mapping[str, str]) -> Iter
         schema, batches = _arrow_batches(file.path, kind=kind)
         if not check_columns(schema.names, name=file.name, roles=roles, problems=file.problems):
             return
+        names = {column: class_names(schema, column) for column in roles.values()}
         for batch in batches:
-            columns = {
-                column: named(batch.column(column).to_pylist(), names=class_names(schema, column))
-                for column in roles.values()
-            }
-            for row in range(batch.num_rows):
-                yield position + row + 1, {column: values[row] for column, values in columns.items()}
-            position += batch.num_rows
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            columns = [named(batch.column(column).to_pylist(), names=names[column]) for column in names]
+            for row in zip(*columns, strict=True):
+                position += 1
+                yield position, dict(zip(names, row, strict=True))
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, PermissionError):
             raise
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         file.refuse(f"is damaged or incomplete ({reason})", "Write or fetch the file again.")
     if not position:
         file.refuse("the file has columns but no rows")
@@ -455,25 +424,22 @@ def _arrow_rows(file: TableFile, *, kind: str, roles: Mapping[str, str]) -> Iter
 def _arrow_batches(path: Path, *, kind: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Parquet, and both Arrow layouts: the file with its footer, and the stream that the datasets library writes."""
     if kind == "parquet":
-        table = pq.ParquetFile(path)
-        return table.schema_arrow, table.iter_batches(batch_size=10_000)
+        return (table := pq.ParquetFile(path)).schema_arrow, table.iter_batches(batch_size=10_000)
     source = pa.memory_map(str(path))
     if source.read(6) == b"ARROW1":
         reader = pa.ipc.open_file(source)
         return reader.schema, (reader.get_batch(index) for index in range(reader.num_record_batches))
     source.seek(0)
-    stream = pa.ipc.open_stream(source)
-    return stream.schema, iter(stream)
+    return (stream := pa.ipc.open_stream(source)).schema, iter(stream)
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str]:
     """The names behind a column of class numbers, which the datasets library keeps in the schema; else none."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        names = features[column]["names"] if features[column]["_type"] == "ClassLabel" else []
+        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
+        return [str(name) for name in feature["names"]] if feature["_type"] == "ClassLabel" else []
     except (KeyError, TypeError, ValueError):
         return []
-    return [str(name) for name in names]
 
 
 def named(values: list[object], *, names: list[str]) -> list[object]:

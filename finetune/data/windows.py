@@ -6,17 +6,19 @@ special tokens in each. The document stays the unit: its windows are trained tog
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import datasets
 import numpy as np
 import numpy.typing as npt
+import pyarrow
 
-from finetune.errors import DataError
+from finetune.errors import Collector, DataError
 
 ROWS_AT_A_TIME = 256
+WINDOWS_TYPE = pyarrow.list_(pyarrow.list_(pyarrow.int32()))
 
 
 class WindowSettings(Protocol):
@@ -34,7 +36,10 @@ class WindowSettings(Protocol):
 
 @dataclass(frozen=True)
 class WindowCounts:
-    """What cutting did, in documents, windows and tokens (special tokens included)."""
+    """What cutting did, in documents, windows and tokens.
+
+    A document's tokens are those of the whole text, the overlap of windows counted once and the special tokens once.
+    """
 
     documents: int
     windows: int
@@ -49,59 +54,41 @@ class WindowCounts:
 
 
 def cut_windows(
-    documents: datasets.Dataset, tokenizer: Any, *, settings: WindowSettings, progress: bool = False
+    documents: datasets.Dataset,
+    tokenizer: Any,
+    *,
+    settings: WindowSettings,
+    on_documents: Callable[[int], None] = lambda count: None,
 ) -> tuple[datasets.Dataset, WindowCounts]:
-    """Add a column `windows` (list of lists of token ids, each at most `max_tokens` long).
+    """A dataset with the one column `windows`: for document i its lists of token ids, each at most `max_tokens` long.
 
-    `truncate` keeps the first window; `max_per_document` keeps the first so many. Both are counted in documents
-    and tokens. Raises DataError for a document of which the tokenizer leaves nothing.
+    `documents` has the columns text and origin. Windows come in the order of the text; `truncate` keeps the first,
+    `max_per_document` the first so many, and both are counted in documents and tokens. `on_documents` hears how many
+    were cut since it last heard. Raises DataError naming every document of which the tokenizer leaves nothing.
     """
     keep = 1 if settings.truncate else settings.max_per_document
-
-    def cut(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        encoded = tokenizer(
-            batch["text"],
-            truncation=True,
-            max_length=settings.max_tokens,
-            stride=settings.stride,
-            return_overflowing_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        owner = encoded["overflow_to_sample_mapping"]
-        windows: list[list[list[int]]] = [[] for _ in batch["text"]]
-        for index, ids in zip(owner, encoded["input_ids"], strict=True):
-            windows[index].append(ids)
-        specials = tokenizer.num_special_tokens_to_add()
-        return {
-            "windows": [rows[:keep] for rows in windows],
-            "tokens": [_distinct_tokens(rows, settings.stride, specials) for rows in windows],
-            "tokens_kept": [_distinct_tokens(rows[:keep], settings.stride, specials) for rows in windows],
-            "windows_whole": [len(rows) for rows in windows],
-        }
-
-    table = documents.map(
-        cut,
-        batched=True,
-        batch_size=ROWS_AT_A_TIME,
-        keep_in_memory=True,
-        load_from_cache_file=False,
-        new_fingerprint=None,
-        desc="cutting windows" if progress else None,
-    )
-    tokens, kept = np.asarray(table["tokens"]), np.asarray(table["tokens_kept"])
-    _refuse_empty(table, kept)
-    whole = np.asarray(table["windows_whole"])
+    specials = tokenizer.num_special_tokens_to_add()
+    chunks, tokens, tokens_kept, windows_whole = [], [], [], []
+    for batch in documents.select_columns(["text"]).iter(batch_size=ROWS_AT_A_TIME):
+        whole = _windows_of(batch["text"], tokenizer, settings=settings)
+        kept = [rows[:keep] for rows in whole]
+        chunks.append(pyarrow.array(kept, type=WINDOWS_TYPE))
+        tokens += [_distinct_tokens(rows, settings.stride, specials) for rows in whole]
+        tokens_kept += [_distinct_tokens(rows, settings.stride, specials) for rows in kept]
+        windows_whole += [len(rows) for rows in whole]
+        on_documents(len(whole))
+    _refuse_empty(documents, [row for row, count in enumerate(tokens) if count <= specials])
+    windows_kept = windows_whole if keep is None else np.minimum(windows_whole, keep)
     counts = WindowCounts(
-        documents=len(table),
-        windows=sum(len(windows) for windows in table["windows"]),
-        tokens=int(kept.sum()),
-        longest_document_tokens=int(tokens.max(initial=0)),
-        documents_over_one_window=int((whole > 1).sum()),
-        documents_cut=int((kept < tokens).sum()),
-        tokens_cut=int((tokens - kept).sum()),
+        documents=len(documents),
+        windows=int(np.sum(windows_kept)),
+        tokens=sum(tokens_kept),
+        longest_document_tokens=max(tokens, default=0),
+        documents_over_one_window=sum(count > 1 for count in windows_whole),
+        documents_cut=sum(kept < count for kept, count in zip(tokens_kept, tokens, strict=True)),
+        tokens_cut=sum(tokens) - sum(tokens_kept),
     )
-    return table.remove_columns(["tokens", "tokens_kept", "windows_whole"]), counts
+    return datasets.Dataset(pyarrow.table({"windows": pyarrow.chunked_array(chunks, type=WINDOWS_TYPE)})), counts
 
 
 def merge_windows(
@@ -125,17 +112,32 @@ def merge_windows(
 Aggregate = Literal["mean", "max"]
 
 
+def _windows_of(texts: Sequence[str], tokenizer: Any, *, settings: WindowSettings) -> list[list[list[int]]]:
+    encoded = tokenizer(
+        texts,
+        truncation=True,
+        max_length=settings.max_tokens,
+        stride=settings.stride,
+        return_overflowing_tokens=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    windows: list[list[list[int]]] = [[] for _ in texts]
+    for document, ids in zip(encoded["overflow_to_sample_mapping"], encoded["input_ids"], strict=True):
+        windows[document].append(ids)
+    # Such a tokenizer cuts from the end of the text backwards.
+    return [rows[::-1] for rows in windows] if tokenizer.truncation_side == "left" else windows
+
+
 def _distinct_tokens(windows: list[list[int]], stride: int, specials: int) -> int:
     """Tokens of a document counted once: neighbouring windows share `stride` tokens besides their special ones."""
-    if not windows:
-        return 0
     return sum(len(window) - specials for window in windows) - stride * (len(windows) - 1) + specials
 
 
-def _refuse_empty(table: datasets.Dataset, tokens: npt.NDArray[Any]) -> None:
-    lengths = np.asarray([len(windows[0]) if windows else 0 for windows in table["windows"]])
-    empty = np.flatnonzero((lengths == 0) | (tokens <= 0))
-    if empty.size:
-        raise DataError(
-            str(table[int(empty[0])]["origin"]), "the tokenizer leaves nothing of this text", "Add drop_empty to cleaning."
+def _refuse_empty(documents: datasets.Dataset, rows: Sequence[int]) -> None:
+    problems = Collector(DataError)
+    for row in rows:
+        problems.add(
+            str(documents[row]["origin"]), "the tokenizer leaves nothing of this text", "Remove it, or give it words."
         )
+    problems.raise_if_any()

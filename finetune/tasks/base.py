@@ -6,7 +6,7 @@ The trainer, the predictor and the experiment speak to a Task and never ask whic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ Floats = npt.NDArray[np.float64]
 class Task(Protocol):
     """Columns, targets, losses and scores of one kind of learning. Shapes: d documents, w windows, c classes."""
 
-    name: str
-    columns: tuple[str, ...]
+    name: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
 
     def encode(self, label: Any) -> Any:
         """A label of the data file -> what `targets` takes."""

@@ -59,9 +59,7 @@ class TextClassification:
         if self.multi_label:
             smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
             return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights, reduction="none").mean(1)
-        return F.cross_entropy(
-            logits, targets, weight=weights, label_smoothing=self.label_smoothing, reduction="none"
-        )
+        return F.cross_entropy(logits, targets, weight=weights, label_smoothing=self.label_smoothing, reduction="none")
 
     def evaluation_losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if self.multi_label:

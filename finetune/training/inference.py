@@ -47,7 +47,7 @@ def predict_documents(
     """Predict documents given as lists of windows. `on_documents` hears of every finished chunk, and may raise."""
     device = next(model.parameters()).device
     was_training = model.training
-    model.eval()
+    model.train(False)
     probabilities: list[Floats] = []
     losses: list[Floats] = []
     try:
@@ -80,7 +80,7 @@ def document_features(
 
     Returns (documents, hidden size).
     """
-    model.eval()
+    model.train(False)
     encoder = model.base_model
     features: list[Floats] = []
     for start in range(0, len(windows), DOCUMENTS_AT_A_TIME):

@@ -13,10 +13,9 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,73 +28,23 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from finetune.errors import CheckpointError, RecipeError, TrainingFailed
-from finetune.progress import Progress
 from finetune.recipe import Training
 from finetune.runs import Json, append_json_line, write_json_lines
-from finetune.tasks.base import Task
 from finetune.training.batches import (
     PASS_COST_TOKENS,
     DocumentSampler,
-    DocumentTable,
     Step,
     collate_step,
     cut_micro_batches,
     keyed_seed,
     pad_windows,
 )
-from finetune.training.checkpoints import (
-    Checkpoint,
-    Identity,
-    discard_unsealed,
-    require_room,
-    rotate,
-    saving,
-    seal,
-)
+from finetune.training.checkpoints import Checkpoint, discard_unsealed, require_room, rotate, saving, seal
 from finetune.training.inference import DocumentPredictions, predict_documents
-from finetune.training.stopping import StopRequest
-
-ScoreDocuments = Callable[[DocumentPredictions], Mapping[str, float | None]]
-
-
-@dataclass(frozen=True)
-class FitPlan:
-    """Everything a fit needs. The test split is not among it, and never is.
-
-    `score_validation` turns predictions of the validation documents into named scores.
-    """
-
-    task: Task
-    settings: Training
-    seed: int
-    pad_id: int
-    train: DocumentTable
-    validation: DocumentTable
-    validation_windows: Sequence[list[list[int]]]
-    score_validation: ScoreDocuments
-    greater_is_better: bool
-    checkpoints: Path
-    history: Path
-    last: Path
-    identity: Identity
-    stop: StopRequest
-    progress: Progress
-    save_model: Callable[[PreTrainedModel, Path], None]
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """After a fit the model in memory is the best one; `last/` holds the last."""
-
-    best_epoch: float | None
-    best_step: int | None
-    steps: int
-    padding_share: float | None
-    tokens: int
-    micro_batches: str
-    notes: list[str]
+from finetune.training.plan import FitPlan, FitResult
 
 
 def training_arguments(settings: Training, *, folder: Path, seed: int, greater_is_better: bool) -> TrainingArguments:
@@ -167,7 +116,12 @@ class DocumentTrainer(Trainer):
     def documents_per_step(self) -> int:
         settings = self.plan.settings
         per_process = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-        return per_process * self.args.world_size  # type: ignore[no-any-return]
+        return int(per_process * self.args.world_size)
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The model itself, never its wrapping for several processes."""
+        return cast(PreTrainedModel, self.model)
 
     @property
     def whole_batches(self) -> bool:
@@ -181,7 +135,7 @@ class DocumentTrainer(Trainer):
         # loader from drawing a worker seed out of the global one.
         return DataLoader(
             self.plan.train,  # type: ignore[arg-type]
-            batch_sampler=self.sampler,  # type: ignore[arg-type]
+            batch_sampler=self.sampler,
             collate_fn=collate_step(self.plan.task),
             num_workers=self.args.dataloader_num_workers,
             generator=torch.Generator(),
@@ -190,17 +144,18 @@ class DocumentTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
         return None  # the step brings its own normaliser
 
-    def floating_point_ops(self, inputs: Step) -> int:
-        return 6 * sum(len(window) for window in inputs.windows) * self.model.num_parameters(exclude_embeddings=True)
+    def floating_point_ops(self, inputs: Any) -> int:
+        tokens = sum(len(window) for window in inputs.windows)
+        return 6 * tokens * self.network.num_parameters(exclude_embeddings=True)
 
     def _run_epoch(self, *arguments: Any, **named: Any) -> None:
         if self.control.should_training_stop:
             return  # a resumed run whose training was over, or that the due evaluation ended
         self.sampler.epoch = named["epoch"]
-        super()._run_epoch(*arguments, **named)
+        super()._run_epoch(*arguments, **named)  # type: ignore[no-untyped-call]
 
-    def training_step(self, model: torch.nn.Module, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward for one optimizer step's documents.
+    def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward for one optimizer step's documents, a Step.
 
         Returns this process's share of the loss times the number of processes, so that the mean over processes,
         which both the log and DistributedDataParallel take, is the mean over the step's documents.
@@ -244,7 +199,7 @@ class DocumentTrainer(Trainer):
         return (losses * step.weights[group].to(device)).sum()
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)
+        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         scaled = getattr(self.accelerator, "scaler", None) is not None  # fp16 skips such steps by itself
         if norm is not None and not scaled and not math.isfinite(float(norm)):
             raise self.not_finite("gradient")
@@ -281,7 +236,7 @@ class DocumentTrainer(Trainer):
 
         try:
             part = predict_documents(
-                self.model,
+                self.network,
                 [plan.validation_windows[index] for index in mine],
                 task=plan.task,
                 pad_id=plan.pad_id,
@@ -298,21 +253,21 @@ class DocumentTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # Weights and configuration only: training_args.bin would be a pickle with secrets in it.
         if self.args.should_save and output_dir is not None:
-            self.model.save_pretrained(output_dir, state_dict=state_dict)
+            self.network.save_pretrained(output_dir, state_dict=state_dict)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         self.save_sealed(evaluation_due=False)
 
     def save_sealed(self, *, evaluation_due: bool) -> None:
         """Save the whole state, seal it, and only then rotate."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
             raise self.not_finite("model")
         folder = self.plan.checkpoints / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             discard_unsealed(folder)
             shutil.rmtree(folder, ignore_errors=True)
             # Weights, gradients' two moments, and a little state.
-            require_room(self.plan.checkpoints, bytes_needed=self.model.num_parameters() * 4 * 3 + 100_000)
+            require_room(self.plan.checkpoints, bytes_needed=self.network.num_parameters() * 4 * 3 + 100_000)
         self.accelerator.wait_for_everyone()
         with saving(folder):
             super()._save_checkpoint(self.model_wrapped, None)
@@ -356,12 +311,12 @@ class DocumentTrainer(Trainer):
     def _finalize_training(self, *arguments: Any) -> Any:
         # last/ is written while the last weights are still in memory, before the best ones replace them.
         if self.args.should_save:
-            self.plan.save_model(self.model, self.plan.last)
+            self.plan.save_model(self.network, self.plan.last)
         self.accelerator.wait_for_everyone()
-        return super()._finalize_training(*arguments)
+        return super()._finalize_training(*arguments)  # type: ignore[no-untyped-call]
 
 
-class FollowRun(TrainerCallback):  # type: ignore[misc]
+class FollowRun(TrainerCallback):
     """Writes history.jsonl, shows progress, saves between epochs, answers signals, finishes what was due."""
 
     def __init__(self, trainer: DocumentTrainer) -> None:
@@ -414,6 +369,7 @@ def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = No
     arguments = training_arguments(
         plan.settings, folder=plan.checkpoints, seed=plan.seed, greater_is_better=plan.greater_is_better
     )
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers' own saving and loading: plan.progress shows what takes long
     trainer = DocumentTrainer(model, plan, arguments)
     trainer.resumed = resume
     with plan.stop.saving_first():
@@ -454,6 +410,4 @@ def _epoch_of(history: Sequence[Mapping[str, Any]], step: int | None) -> float |
 
 def _plain(row: Mapping[str, Any]) -> Json:
     """A line for history.jsonl: numbers that are not finite become null."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
-    }
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}

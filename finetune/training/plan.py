@@ -1,0 +1,57 @@
+"""What a fit is given and what it leaves behind: the contract between the experiment and the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from finetune.progress import Progress
+from finetune.recipe import Training
+from finetune.tasks.base import Task
+from finetune.training.batches import DocumentTable
+from finetune.training.checkpoints import Identity
+from finetune.training.inference import DocumentPredictions
+from finetune.training.stopping import StopRequest
+
+ScoreDocuments = Callable[[DocumentPredictions], Mapping[str, float | None]]
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """Everything a fit needs. The test split is not among it, and never is.
+
+    `score_validation` turns predictions of the validation documents into named scores.
+    """
+
+    task: Task
+    settings: Training
+    seed: int
+    pad_id: int
+    train: DocumentTable
+    validation: DocumentTable
+    validation_windows: Sequence[list[list[int]]]
+    score_validation: ScoreDocuments
+    greater_is_better: bool
+    checkpoints: Path
+    history: Path
+    last: Path
+    identity: Identity
+    stop: StopRequest
+    progress: Progress
+    save_model: Callable[[PreTrainedModel, Path], None]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """After a fit the model in memory is the best one; `last/` holds the last."""
+
+    best_epoch: float | None
+    best_step: int | None
+    steps: int
+    padding_share: float | None
+    tokens: int
+    micro_batches: str
+    notes: list[str]

