@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe
 from finetune.yaml_text import YamlText
 
 EXIT_INTERRUPTED = 130
+RESUME = ("if-possible", "require")
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz")
 
 
@@ -34,7 +36,7 @@ def console() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code; only our own bugs leave a traceback."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(sys.argv[1:] if argv is None else argv)
     try:
         return int(arguments.verb(arguments))
     except FinetuneError as error:
@@ -179,14 +181,35 @@ def _progress(arguments: argparse.Namespace) -> Progress:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with our error line, and "did you mean" for verbs."""
+    """argparse with our error line, and "did you mean" for what it does not know."""
 
     def error(self, message: str) -> NoReturn:
-        verbs = ("train", "check", "evaluate", "predict", "schema", "doctor")
-        word = message.split("invalid choice: '")[-1].split("'")[0] if "invalid choice" in message else ""
-        hint = did_you_mean(word, verbs) if word else ""
-        write(sys.stderr, f"error: command line: {message}. {hint or 'See `finetune --help`.'}")
-        raise SystemExit(2)
+        # For example: argument VERB: invalid choice: 'trian' (choose from 'train', 'check')
+        choice = re.fullmatch(r".*invalid choice: '?([^']*)'? \(choose from (.*)\)", message)
+        hint = did_you_mean(choice[1], choice[2].replace("'", "").split(", ")) if choice else ""
+        self.refuse(message, hint or "See `finetune --help`.")
+
+    def refuse(self, what: str, do: str) -> NoReturn:
+        write(sys.stderr, RecipeError("command line", what, do).render())
+        raise SystemExit(RecipeError.exit_code)
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """argparse takes key=value arguments in one place only, and would take a run folder for the value of --resume."""
+    words = [
+        f"{word}={RESUME[0]}" if word == "--resume" and not set(argv[place + 1 : place + 2]) & set(RESUME) else word
+        for place, word in enumerate(argv)
+    ]
+    arguments, left = _parser().parse_known_args(words)
+    unknown = [word for word in left if word.startswith("-") or "overrides" not in arguments]
+    if unknown:
+        known = [name for action in arguments.parser._actions for name in action.option_strings]
+        hint = did_you_mean(unknown[0].partition("=")[0], known) if unknown[0].startswith("--") else ""
+        do = "A setting is written key=value." if "overrides" in arguments else "See `finetune --help`."
+        arguments.parser.refuse(f"unknown argument {unknown[0]}", hint or do)
+    if left:
+        arguments.overrides = [*arguments.overrides, *left]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -201,8 +224,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=text, description=text, parents=[common])
-        made.set_defaults(verb=run)
+        made: _Parser = verbs.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+        made.set_defaults(verb=run, parser=made)
         return made
 
     made = verb("train", train, "train from a recipe, a data file, or a stopped run")
@@ -210,8 +233,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--run", metavar="DIR", help="the run folder (default: runs/ plus the recipe's name and a number)"
     )
-    made.add_argument("--resume", nargs="?", const="if-possible", choices=("if-possible", "require"),
-                      help="go on with a stopped run folder; 'require' refuses to start from scratch")  # fmt: skip
+    made.add_argument("--resume", nargs="?", const=RESUME[0], choices=RESUME,
+                      help="go on with a stopped run folder; --resume=require refuses to start from scratch")  # fmt: skip
     made.add_argument("--restart", action="store_true", help="forget the run folder's checkpoints and train again")
     made = verb("check", check, "look at recipe, data and model without training")
     _add_recipe_arguments(made)
@@ -234,6 +257,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="RECIPE", help="a recipe, or a data file with --text and --label")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe settings, for example seed=1")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="recipe settings, for example seed=1")
     parser.add_argument("--text", dest="text_column", metavar="COLUMN", help="text column of a data file")
     parser.add_argument("--label", dest="label_column", metavar="COLUMN", help="label column of a data file")

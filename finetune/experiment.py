@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import os
-import shutil
+import shlex
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -26,14 +26,13 @@ from finetune.runs import (
     RunInfo,
     SplitScores,
     check_run_folder,
-    create_run,
     describe_environment,
     disk_faults,
     find_run,
+    new_run,
     new_run_folder,
     now,
-    write_json,
-    write_table,
+    write_text,
 )
 from finetune.scoring import greater_is_better, rescore, score_run, validation_scorer
 from finetune.training.batches import DocumentTable
@@ -46,13 +45,16 @@ from finetune.training.trainer import fit
 def train(loaded: LoadedRecipe, *, folder: str | Path | None = None, progress: Progress = SILENT) -> Run:
     """Run a recipe from data to scores in a new run folder. Raises the errors of errors.py."""
     run_folder = Path(folder) if folder is not None else new_run_folder(loaded.name)
-    check_run_folder(run_folder)
-    with _stoppable(run_folder) as stop:
+    if is_writer():
+        check_run_folder(run_folder)
+    with _stoppable(run_folder, "Nothing was begun; run the same command again.") as stop:
         prepared = prepare(loaded, progress=progress)
         learner = build_learner(loaded, prepared, progress=progress)
-        run = _open_run(run_folder, loaded, prepared, learner)
-        with run.locked(), _told_in_run_json(run):
-            return _learn_and_score(run, loaded, prepared, learner, resume=None, stop=stop, progress=progress)
+        with new_run(run_folder) if is_writer() else nullcontext(Run(run_folder)) as run:
+            _begin(run, loaded, prepared, learner)
+            stop.resume_hint = _resume_hint(run_folder)
+            with _told_in_run_json(run):
+                return _learn_and_score(run, loaded, prepared, learner, resume=None, stop=stop, progress=progress)
 
 
 def resume(
@@ -65,7 +67,7 @@ def resume(
 ) -> Run:
     """Go on with a stopped run from its newest sound checkpoint.
 
-    Without one it starts from scratch, or refuses when `required`; `restart` forgets the checkpoints first.
+    Without one it starts from scratch, or refuses when `required`; `restart` forgets all training first.
 
     Raises CheckpointError when the checkpoints belong to another recipe, data or number of processes.
     """
@@ -75,14 +77,16 @@ def resume(
         progress.say(f"{run.folder}: already complete ({info.steps} of {info.steps} steps)")
         return run
     loaded = load_recipe(run.recipe, overrides)
-    with run.locked(), _stoppable(run.folder) as stop:
-        if restart:
-            shutil.rmtree(run.checkpoints, ignore_errors=True)
+    with run.locked() if is_writer() else nullcontext(), _stoppable(run.folder, _resume_hint(run.folder)) as stop:
         prepared = prepare(loaded, progress=progress)
-        checkpoint = _checkpoint(run, loaded, prepared, required=required, progress=progress)
+        checkpoint = None if restart else _checkpoint(run, loaded, prepared, info, required=required, progress=progress)
         learner = build_learner(loaded, prepared, progress=progress)
+        if checkpoint is None:
+            if is_writer():
+                run.forget_training()
+            _begin(run, loaded, prepared, learner)
         with _told_in_run_json(run):
-            run.update(status="running", failure=None)
+            _go_on(run, loaded)
             return _learn_and_score(run, loaded, prepared, learner, resume=checkpoint, stop=stop, progress=progress)
 
 
@@ -142,7 +146,8 @@ def _learn_and_score(
     if is_writer():
         learner.save(learner.model, run.best)
         fitted = time.monotonic()
-        _record_fit(run, learner, result, seconds=fitted - started)
+        before = resume.standing.counters["seconds"] if resume is not None else 0.0
+        _record_fit(run, learner, result, seconds=before + fitted - started)
         score_run(run, loaded, prepared, learner, result, progress=progress)
         seconds = run.read(run.info, RunInfo).seconds | {"score": round(time.monotonic() - fitted, 1)}
         run.update(status="complete", finished=now(), seconds=seconds)
@@ -182,8 +187,10 @@ def _fit(
     return fit(learner.model, plan, resume=resume)
 
 
-def _open_run(folder: Path, loaded: LoadedRecipe, prepared: Prepared, learner: Learner) -> Run:
-    environment = describe_environment()
+def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner) -> None:
+    """Write down what is about to be trained."""
+    if not is_writer():
+        return
     info = RunInfo(
         status="running",
         task=loaded.recipe.task,
@@ -195,40 +202,46 @@ def _open_run(folder: Path, loaded: LoadedRecipe, prepared: Prepared, learner: L
         data_fingerprint=prepared.fingerprint,
         model_origin=learner.origin,
         notes=list(learner.notes),
-        **environment,
+        **describe_environment(),
     )
-    if not is_writer():
-        return Run(folder)
-    text = dump_recipe(
-        relocate(loaded, folder=folder), header="Every default filled in. `finetune train` runs it again."
+    windows = {split: counts.to_json() for split, counts in learner.counts.items()}
+    run.begin(
+        recipe_text=_recipe_text(run, loaded),
+        data=prepared.report | {"windows": windows},
+        splits=prepared.split_table(),
+        info=info,
     )
-    run = create_run(folder, recipe_text=text, info=info)
-    with disk_faults(folder):
-        report = prepared.report | {"windows": {split: counts.to_json() for split, counts in learner.counts.items()}}
-        write_json(run.data, report)
-        write_table(run.splits, prepared.split_table())
-    return run
+
+
+def _go_on(run: Run, loaded: LoadedRecipe) -> None:
+    """What the folder says of a resumed run: the recipe with this command's overrides, and that it is running."""
+    if is_writer():
+        with disk_faults(run.folder):
+            write_text(run.recipe, _recipe_text(run, loaded))
+            run.update(status="running", failure=None, finished=None)
+
+
+def _recipe_text(run: Run, loaded: LoadedRecipe) -> str:
+    recipe = relocate(loaded, folder=run.folder)
+    return dump_recipe(recipe, header="Every default filled in. `finetune train` runs it again.")
 
 
 def _record_fit(run: Run, learner: Learner, result: FitResult, *, seconds: float) -> None:
     info = run.read(run.info, RunInfo)
-    trained = result.padding_share is not None  # a run resumed after its last step trained nothing in this sitting
     run.update(
-        seconds=info.seconds | {"fit": round(info.seconds.get("fit", 0.0) + seconds, 1)},
+        seconds=info.seconds | {"fit": round(seconds, 1)},
         steps=result.steps,
         parameters=learner.model.num_parameters(),
         trainable_parameters=learner.model.num_parameters(only_trainable=True),
-        padding_share=round(result.padding_share, 4)
-        if trained and result.padding_share is not None
-        else info.padding_share,
-        training_tokens=result.tokens + (info.training_tokens or 0),
+        padding_share=round(result.padding_share, 4) if result.padding_share is not None else None,
+        training_tokens=result.tokens,
         micro_batches=result.micro_batches,
         notes=[*info.notes, *(note for note in result.notes if note not in info.notes)],
     )
 
 
 def _checkpoint(
-    run: Run, loaded: LoadedRecipe, prepared: Prepared, *, required: bool, progress: Progress
+    run: Run, loaded: LoadedRecipe, prepared: Prepared, info: RunInfo, *, required: bool, progress: Progress
 ) -> Checkpoint | None:
     identity = training_identity(loaded, prepared, processes=process_count())
     checkpoint, notes = newest_checkpoint(run.checkpoints, identity=identity)
@@ -240,17 +253,30 @@ def _checkpoint(
                 str(run.folder), "has no checkpoint to go on from", "Use --resume to start from scratch."
             )
         progress.say(f"{run.folder}: no checkpoint yet; starting from scratch")
-    else:
-        progress.say(f"{run.folder}: going on from step {checkpoint.step}")
+        return None
+    progress.say(f"{run.folder}: going on from step {checkpoint.step}")
+    for change in _changes(info):
+        progress.warn(f"{change}: the result may differ a little from that of an uninterrupted run")
     return checkpoint
 
 
+def _changes(info: RunInfo) -> list[str]:
+    """What of the surroundings has changed since the run began, of all that can change the last digits."""
+    then, here = info.versions, describe_environment()["versions"]
+    pairs = {name: (then.get(name), here.get(name)) for name in ("torch", "transformers", "accelerate", "numpy")}
+    pairs["threads"] = (str(info.threads), str(torch.get_num_threads()))
+    return [f"begun with {name} {before}, now {after}" for name, (before, after) in pairs.items() if before != after]
+
+
 @contextmanager
-def _stoppable(folder: Path) -> Iterator[StopRequest]:
-    hint = f"Go on with: finetune train {folder} --resume" if (folder / "run.json").exists() else ""
-    stop = StopRequest(where=str(folder), resume_hint=hint or f"Once it is begun: finetune train {folder} --resume")
+def _stoppable(folder: Path, hint: str) -> Iterator[StopRequest]:
+    stop = StopRequest(where=str(folder), resume_hint=hint)
     with stop.listening():
         yield stop
+
+
+def _resume_hint(folder: Path) -> str:
+    return f"Go on with: finetune train {shlex.quote(str(folder))} --resume"
 
 
 @contextmanager
@@ -261,8 +287,10 @@ def _told_in_run_json(run: Run) -> Iterator[None]:
     except BaseException as error:
         status = "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
         failure = str(error) if isinstance(error, FinetuneError) else type(error).__name__
-        if is_writer():
-            run.update(status=status, finished=now(), failure=failure)
+        # Where even this cannot be written, the error itself is what matters.
+        with suppress(OSError, CheckpointError):
+            if is_writer():
+                run.update(status=status, finished=now(), failure=failure)
         raise
 
 

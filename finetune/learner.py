@@ -79,11 +79,13 @@ def build_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: Progres
         )
 
     model, notes = build()
-    _refuse_long_windows(loaded, model, tokenizer)
+    _refuse_windows(loaded, model, tokenizer)
     windows, counts = {}, {}
     for split, rows in prepared.splits.items():
-        cut, counts[split] = cut_windows(rows, tokenizer, settings=recipe.windows, progress=not progress.quiet)
-        windows[split] = cut.select_columns(["windows"])
+        with progress.bar(total=len(rows), desc=f"cutting windows of {split}", unit="document") as bar:
+            windows[split], counts[split] = cut_windows(
+                rows, tokenizer, settings=recipe.windows, on_documents=bar.update
+            )
         notes.extend(_cut_notes(recipe, split, counts[split]))
     task = TextClassification(
         labels=prepared.labels,
@@ -130,21 +132,32 @@ def _model_settings(recipe: Recipe) -> Json:
 def _cut_notes(recipe: Recipe, split: str, counts: WindowCounts) -> list[str]:
     if not counts.documents_cut:
         return []
-    why = (
-        "windows.truncate" if recipe.windows.truncate else f"windows.max_per_document {recipe.windows.max_per_document}"
-    )
-    return [
-        f"{split}: {why} cuts {counts.tokens_cut:,} tokens from {counts.documents_cut:,} of {counts.documents:,} documents"
-    ]
+    setting = "truncate" if recipe.windows.truncate else f"max_per_document {recipe.windows.max_per_document}"
+    documents = f"{counts.documents_cut:,} of {counts.documents:,} documents"
+    return [f"{split}: windows.{setting} cuts {counts.tokens_cut:,} tokens from {documents}"]
 
 
-def _refuse_long_windows(loaded: LoadedRecipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    allowed = largest_window_tokens(model.config, tokenizer)
-    if loaded.recipe.windows.max_tokens > allowed:
+def _refuse_windows(loaded: LoadedRecipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    wanted, allowed = loaded.recipe.windows, largest_window_tokens(model.config, tokenizer)
+    if wanted.max_tokens > allowed:
         raise ModelError(
             loaded.where("windows", "max_tokens"),
-            f"{loaded.recipe.windows.max_tokens:,} tokens, but the model allows {allowed:,}",
+            f"{wanted.max_tokens:,} tokens, but the model allows {allowed:,}",
             f"Write windows.max_tokens: {allowed}.",
+        )
+    room = wanted.max_tokens - tokenizer.num_special_tokens_to_add()
+    if wanted.stride >= room:
+        raise ModelError(
+            loaded.where("windows", "stride"),
+            f"{wanted.stride:,} tokens, but a window of this tokenizer holds {room:,} besides its special tokens",
+            f"Write windows.stride: {room // 2}.",
+        )
+    # Windows are given to the model as ids and mask; XLNet, for one, also wants the last token marked.
+    if any(tokenizer("a", return_token_type_ids=True).get("token_type_ids", [])):
+        raise ModelError(
+            loaded.where("model", "name"),
+            f"{model.config.model_type} needs token types in a single text, which is not supported",
+            "Choose another model.",
         )
 
 

@@ -11,11 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 QUIET_SECONDS = 1.0
+# A log file keeps every state of a bar as a line of its own.
+SECONDS_BETWEEN_LOG_LINES = 30.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`say` prints a line, `bar` gives a tqdm bar that appears when its work takes over a second."""
+    """`say` prints a line; `bar` gives a tqdm bar that appears when its work takes over a second.
+
+    Where stderr is no terminal, a bar is a line every half minute.
+    """
 
     quiet: bool = False
     started: float = field(default_factory=time.monotonic)
@@ -31,11 +36,31 @@ class Progress:
     def bar(self, **settings: Any) -> Any:
         from tqdm import tqdm
 
-        chosen = {"file": sys.stderr, "delay": QUIET_SECONDS, "dynamic_ncols": True, "mininterval": 0.5}
-        return tqdm(**{**chosen, **settings, "disable": self.quiet})
+        chosen: dict[str, Any] = {"delay": QUIET_SECONDS, "disable": self.quiet}
+        if sys.stderr.isatty():
+            chosen |= {"file": sys.stderr, "dynamic_ncols": True, "mininterval": 0.5}
+        else:
+            seconds = SECONDS_BETWEEN_LOG_LINES
+            chosen |= {"file": _LogLines(sys.stderr), "mininterval": seconds, "maxinterval": seconds}
+        return tqdm(**settings, **chosen)
 
 
 SILENT = Progress(quiet=True)
+
+
+class _LogLines:
+    """What tqdm draws over and over, as lines: without carriage returns and moves of the cursor."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        drawn = text.replace("\x1b[A", "").strip()
+        if drawn:
+            write(self._stream, drawn)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def write(stream: TextIO, text: str) -> None:

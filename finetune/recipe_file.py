@@ -32,7 +32,16 @@ OLD_NAMES = {
     "epochs": "Write training.num_train_epochs.",
     "batch_size": "Write training.per_device_train_batch_size.",
     "lr": "Write training.learning_rate.",
+    "num_labels": "Leave it out: the number comes from the data.",
 }
+# What a value of the wrong type should have been, by pydantic's name of the error.
+WANTED = {
+    "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller number", "float_type": "a number", "float_parsing": "a number",
+    "finite_number": "a finite number", "bool_type": "true or false", "bool_parsing": "true or false",
+    "string_type": "a text", "list_type": "a list", "dict_type": "key: value pairs", "model_type": "key: value pairs",
+    "model_attributes_type": "key: value pairs",
+}  # fmt: skip
 # Fields of TrainingArguments that this project sets itself; setting them twice would be a contradiction.
 MANAGED_FIELDS = {
     "output_dir", "seed", "data_seed", "push_to_hub", "hub_model_id", "hub_token", "remove_unused_columns",
@@ -66,14 +75,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
 
 def check_recipe(text: YamlText, overrides: Sequence[str] = (), *, base: Path, name: str) -> LoadedRecipe:
     """The same from values already in hand, for example those of `finetune train FILE.csv --text ...`."""
-    text = _with_overrides(text, overrides)
     problems = Collector(RecipeError)
+    text = _with_overrides(text, overrides, problems=problems)
+    problems.problems.extend(text.problems)
     _refuse_secrets(text.values, text=text, path=(), problems=problems)
     recipe = None
     try:
         recipe = Recipe.model_validate(text.values)
     except ValidationError as error:
-        for item in error.errors():
+        for item in sorted(error.errors(), key=lambda item: _line(text, item["loc"])):
             _explain(item, text=text, problems=problems)
     _check_extra(text, problems=problems)
     problems.raise_if_any()
@@ -135,24 +145,32 @@ def _read(path: Path) -> YamlText:
     return read_yaml(text, name=path.name)
 
 
-def _with_overrides(text: YamlText, overrides: Sequence[str]) -> YamlText:
+def _with_overrides(text: YamlText, overrides: Sequence[str], *, problems: Collector) -> YamlText:
     """`training.num_train_epochs=1` on top of the file; later ones win, and messages say `command line`."""
     values, lines = _copied(text.values), dict(text.lines)
     for override in overrides:
         key, sign, written = override.partition("=")
-        if not sign or not key.strip():
-            raise RecipeError("command line", f"'{override}' is not key=value", "Write training.learning_rate=5e-5.")
         parts = tuple(key.strip().split("."))
+        if not sign or not all(parts):
+            problems.add("command line", f"'{key}' is not key=value", "Write for example training.learning_rate=5e-5.")
+            continue
+        try:
+            value = read_yaml(f"value: {written or 'null'}", name="").values["value"]
+        except RecipeError as error:
+            problems.add(f"command line: {key}", error.problems[0].what, error.problems[0].do)
+            continue
         section: Any = values
         for part in parts[:-1]:
             if section.get(part) is None:
                 section[part] = {}
             section = section[part]
             if not isinstance(section, dict):
-                raise RecipeError("command line", f"'{key}': '{part}' is a value, not a section")
-        section[parts[-1]] = read_yaml(f"value: {written or 'null'}", name=f"command line: {key}").values["value"]
-        lines[parts] = 0
-    return YamlText(name=text.name, values=values, lines=lines)
+                problems.add("command line", f"'{key}': '{part}' is a value, not a section")
+                break
+        else:
+            section[parts[-1]] = value
+            lines[parts] = 0
+    return YamlText(name=text.name, values=values, lines=lines, problems=text.problems)
 
 
 def _copied(value: Any) -> Any:
@@ -160,7 +178,7 @@ def _copied(value: Any) -> Any:
 
 
 def _where(text: YamlText, path: Sequence[str | int]) -> str:
-    key = ".".join(str(part) for part in path)
+    key = _dotted(path)
     for length in range(len(path), 0, -1):
         if text.lines.get(tuple(path[:length])) == 0:
             return f"command line: {key}"
@@ -168,12 +186,17 @@ def _where(text: YamlText, path: Sequence[str | int]) -> str:
     return f"{place}: {key}" if key else place
 
 
+def _line(text: YamlText, path: Sequence[str | int]) -> int:
+    """Where a problem stands in the file; what the command line sets comes first."""
+    return next((text.lines[tuple(path[:n])] for n in range(len(path), 0, -1) if tuple(path[:n]) in text.lines), 0)
+
+
 def _refuse_secrets(
-    values: Mapping[str, object], *, text: YamlText, path: tuple[str, ...], problems: Collector
+    values: Mapping[str, object] | list[object], *, text: YamlText, path: tuple[str | int, ...], problems: Collector
 ) -> None:
-    for key, value in values.items():
-        here = (*path, str(key))
-        if isinstance(value, dict):
+    for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+        here = (*path, key)
+        if isinstance(value, dict | list):
             _refuse_secrets(value, text=text, path=here, problems=problems)
         elif "token" in str(key).split("_") or (isinstance(value, str) and value.startswith("hf_") and len(value) > 20):
             # The value is never repeated: messages end up in logs.
@@ -188,11 +211,8 @@ def _explain(item: Any, *, text: YamlText, problems: Collector) -> None:
     kind, found = item["type"], item.get("input")
     where = _where(text, path)
     if kind == "extra_forbidden":
-        name = str(path[-1])
-        place = where.removesuffix(f": {'.'.join(str(part) for part in path)}")
-        known = _known_keys(path[:-1])
-        hint = OLD_NAMES.get(name) or did_you_mean(name, known) or f"Known here: {listed(known, most=40)}."
-        problems.add(place, f"unknown key '{'.'.join(str(part) for part in path)}'", hint)
+        place = where.removesuffix(f": {_dotted(path)}")
+        problems.add(place, f"unknown key '{_dotted(path)}'", _right_key(path))
     elif kind == "missing":
         problems.add(where, "is missing")
     elif kind == "literal_error":
@@ -200,10 +220,36 @@ def _explain(item: Any, *, text: YamlText, problems: Collector) -> None:
         hint = did_you_mean(str(found), names) or f"Choose one of: {listed(names, most=30)}."
         problems.add(where, f"'{found}' is not known", hint)
     elif kind == "value_error":
-        problems.add(where, str(item["ctx"]["error"]))
+        message = str(item["ctx"]["error"])
+        written = [key for key in _known_keys(path) if key in message and (*path, key) in text.lines]
+        # A rule about several keys is broken where the only one stands that is written down.
+        problems.add(_where(text, (*path, *written)) if len(written) == 1 else where, message)
+    elif found is None:
+        problems.add(where, "is empty", "Fill it in, or remove the key.")
+    elif kind in WANTED:
+        hint = f"Known here: {listed(_known_keys(path), most=40)}." if kind.startswith("model") else ""
+        problems.add(where, f"must be {WANTED[kind]}, found {found!r}", hint)
     else:
         message = item["msg"].replace("Input should be", "must be").replace("valid ", "")
         problems.add(where, f"{message}, found {found!r}")
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    """`data.labels`, also for one of its items: the message shows the item."""
+    return ".".join(part for part in path if isinstance(part, str))
+
+
+def _right_key(path: Sequence[str | int]) -> str:
+    """What to write instead of a key that is not known where it stands."""
+    name, known = str(path[-1]), _known_keys(path[:-1])
+    if hint := OLD_NAMES.get(name) or did_you_mean(name, known):
+        return hint
+    if name in MANAGED_FIELDS:
+        return "Leave it out: finetune sets it."
+    if tuple(path[:-1]) == ("training",) and name in training_argument_names():
+        return f"Write training.extra: {{{name}: ...}}."
+    sections = [key for key in known if name in _known_keys([*path[:-1], key])]
+    return f"Write {_dotted([*path[:-1], sections[0], name])}." if sections else f"Known here: {listed(known, most=40)}."
 
 
 def _known_keys(path: Sequence[object]) -> list[str]:
@@ -235,7 +281,7 @@ def _check_extra(text: YamlText, *, problems: Collector) -> None:
             problems.add(where, f"'{name}' is set by finetune", OLD_NAMES.get(name, "Leave it out."))
         elif name not in known:
             hint = OLD_NAMES.get(name) or did_you_mean(str(name), known)
-            problems.add(where, f"transformers' TrainingArguments has no field '{name}'", hint)
+            problems.add(where, f"transformers' TrainingArguments has no field '{name}'", hint or "Leave it out.")
 
 
 @functools.cache

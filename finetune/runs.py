@@ -19,10 +19,11 @@ import platform
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -30,6 +31,10 @@ from finetune.errors import CheckpointError, EnvironmentFault, RecipeError
 
 FORMAT_VERSION = 1
 MODEL_SETTINGS = "finetune.json"
+LOCK = ".lock"
+_FIRST_FILES = ("recipe.yaml", "data.json", "splits.parquet")
+BEGUN_BY_HALF = {LOCK, *_FIRST_FILES, *(f".{name}.tmp" for name in (*_FIRST_FILES, "run.json"))}
+SECONDS_OF_ORPHANS = 10.0
 LIBRARIES = (
     "torch",
     "transformers",
@@ -164,27 +169,52 @@ class Run:
         """Every look at the test split is written down; the report prints the count."""
         append_json_line(self.test_openings, {"when": now(), "by": by, "documents": documents})
 
+    def begin(self, *, recipe_text: str, data: Json, splits: Mapping[str, Any], info: RunInfo) -> None:
+        """The first files. run.json comes last: a folder without it was never begun."""
+        with disk_faults(self.folder):
+            write_text(self.recipe, recipe_text)
+            write_json(self.data, data)
+            write_table(self.splits, splits)
+            write_json(self.info, info)
+
+    def forget_training(self) -> None:
+        """Delete what a training left here; who looked at the test split stays recorded."""
+        for name in ("checkpoints", "best", "last", "predictions", "baselines", "figures"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for path in (self.history, self.scores):
+            path.unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for one process; a killed process lets go by itself. Raises CheckpointError."""
-        handle = open(self.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (held until the run ends)
+        with disk_faults(self.folder):
+            handle = open(self.folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  (held until the run ends)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                handle.seek(0)
-                holder = handle.read().strip() or "unknown"
-                raise CheckpointError(
-                    str(self.folder),
-                    f"is in use by process {holder}",
-                    "Wait for it, or name another folder with --run.",
-                ) from None
+            self._lock(handle)
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
             yield
         finally:
             handle.close()
+
+    def _lock(self, handle: IO[str]) -> None:
+        last_try = time.monotonic() + SECONDS_OF_ORPHANS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                handle.seek(0)
+                holder = handle.read().strip()
+            # The loading processes of a killed run hold its lock until they notice.
+            if _is_alive(holder) or time.monotonic() > last_try:
+                raise CheckpointError(
+                    str(self.folder),
+                    f"is in use by process {holder or 'unknown'}",
+                    "Wait for it, or name another folder with --run.",
+                )
+            time.sleep(0.2)
 
 
 def new_run_folder(name: str, *, parent: Path = Path("runs")) -> Path:
@@ -195,10 +225,14 @@ def new_run_folder(name: str, *, parent: Path = Path("runs")) -> Path:
 
 
 def check_run_folder(folder: Path) -> None:
-    """Before any work: `folder` is new or empty, and can be written. Raises RecipeError or EnvironmentFault."""
+    """Before any work: `folder` is new or empty, and can be written. Raises RecipeError or EnvironmentFault.
+
+    What a run left that was killed while it began counts as nothing; only a run's folder has a lock.
+    """
     if folder.exists() and not folder.is_dir():
         raise RecipeError(str(folder), "is a file", "Name a folder with --run.")
-    if [item for item in _listing(folder) if item != ".lock"]:
+    found = set(_listing(folder))
+    if found and not (LOCK in found and found <= BEGUN_BY_HALF):
         raise RecipeError(str(folder), "belongs to another run", "Use --resume or another folder.")
     parent = folder
     while not parent.exists():
@@ -207,14 +241,15 @@ def check_run_folder(folder: Path) -> None:
         raise EnvironmentFault(str(folder), f"cannot be written: no permission in {parent}", "Name another with --run.")
 
 
-def create_run(folder: Path, *, recipe_text: str, info: RunInfo) -> Run:
-    """Make the folder with its recipe and run.json."""
+@contextlib.contextmanager
+def new_run(folder: Path) -> Iterator[Run]:
+    """The run of a new folder, held for this process. Raises RecipeError when another process was faster."""
     with disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        run = Run(folder)
-        write_text(run.recipe, recipe_text)
-        write_json(run.info, info)
-    return run
+    run = Run(folder)
+    with run.locked():
+        check_run_folder(folder)
+        yield run
 
 
 def find_run(folder: str | Path) -> Run:
@@ -223,7 +258,9 @@ def find_run(folder: str | Path) -> Run:
     if not path.is_dir():
         raise CheckpointError(str(folder), "no such run folder")
     if not (path / "run.json").is_file():
-        raise CheckpointError(str(folder), "is not a run folder: it has no run.json")
+        never_begun = (path / LOCK).exists()
+        what = "was stopped before its training began" if never_begun else "is not a run folder: it has no run.json"
+        raise CheckpointError(str(folder), what, "Train into it again with --run." if never_begun else "")
     return Run(path)
 
 
@@ -262,8 +299,17 @@ def write_json(path: Path, value: BaseModel | Mapping[str, Any]) -> None:
 
 
 def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as handle:
-        handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    """At most the last line can be cut by a kill; the next one then starts on a line of its own."""
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    with open(path, "ab+") as handle:
+        if handle.tell() and _last_byte(handle) != b"\n":
+            line = "\n" + line
+        handle.write(line.encode())
+
+
+def _last_byte(handle: IO[bytes]) -> bytes:
+    handle.seek(-1, os.SEEK_END)
+    return handle.read(1)
 
 
 def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -271,9 +317,12 @@ def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_json_lines(path: Path) -> list[Json]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """The rows of a file of JSON lines; a line that a kill cut is left out."""
+    rows = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:
@@ -313,12 +362,16 @@ def disk_faults(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise EnvironmentFault(
-                str(folder), f"disk full: {_free_text(folder)} free", "Make room and resume."
-            ) from error
+            raise full_disk(folder) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise EnvironmentFault(str(folder), "cannot be written: permission denied") from error
         raise
+
+
+def full_disk(folder: Path) -> EnvironmentFault:
+    return EnvironmentFault(
+        str(folder), f"disk full: {free_bytes(folder) / 1e6:,.1f} MB free", "Make room, then go on with --resume."
+    )
 
 
 def free_bytes(folder: Path) -> int:
@@ -327,8 +380,14 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _free_text(folder: Path) -> str:
-    return f"{free_bytes(folder) / 1e6:,.1f} MB"
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _listing(folder: Path) -> list[str]:

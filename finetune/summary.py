@@ -8,6 +8,7 @@ from unicodedata import east_asian_width
 from finetune.runs import Json, Run, RunInfo, Score, Scores, SplitScores
 
 HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "matthews", "roc_auc", "log_loss", "loss")
+LOSSES = ("loss", "log_loss", "error_rate")
 MOST_CLASSES = 30
 BEST_ROW = "this model (best/)"
 
@@ -16,16 +17,48 @@ def render_summary(run: Run) -> str:
     """The whole screen as text."""
     info, scores = run.read(run.info, RunInfo), run.read(run.scores, Scores)
     split = scores.splits["test"]
+    notes = "\n".join(f"Note: {note}" for note in (*info.notes, *scores.notes))
     parts = [
+        verdict(scores),
         f"Test: {_count(split)} documents, never used for choosing; opened {len(_openings(run))} time(s).",
         render_scores(split, scores.baselines),
         render_classes(split),
         _chosen(scores),
-        *(f"Note: {note}" for note in (*info.notes, *scores.notes)),
+        notes,
         _time(info),
         f"Run folder: {run.folder}",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def verdict(scores: Scores) -> str:
+    """One sentence: the model against the baseline that is strongest on validation, by the selection metric."""
+    metric = scores.metric_for_best_model
+    rising = metric not in LOSSES
+    known = {
+        name: value
+        for name, by_split in scores.baselines.items()
+        if (score := by_split["validation"].scores.get(metric)) is not None and (value := score.value) is not None
+    }
+    ours = scores.splits["test"].scores[metric]
+    if not known or ours.value is None:
+        return ""
+    strongest = max(known, key=lambda name: known[name] if rising else -known[name])
+    theirs = scores.baselines[strongest]["test"].scores[metric]
+    if theirs.value is None:
+        return ""
+    better = ours.value > theirs.value if rising else ours.value < theirs.value
+    opening = "This model is ahead of" if better else "This model does NOT beat"
+    values = f"test {metric} {_with_interval(ours)} against {_with_interval(theirs)}"
+    text = f"{opening} the strongest baseline, {strongest}: {values}."
+    return text + (" The intervals overlap: the difference may be chance." if better and _overlap(ours, theirs) else "")
+
+
+def _overlap(one: Score, other: Score) -> bool:
+    bounds = (one.low, one.high, other.low, other.high)
+    if None in bounds:
+        return False
+    return max(one.low or 0.0, other.low or 0.0) <= min(one.high or 0.0, other.high or 0.0)
 
 
 def render_scores(split: SplitScores, baselines: Mapping[str, Mapping[str, SplitScores]]) -> str:

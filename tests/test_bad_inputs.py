@@ -68,7 +68,7 @@ class Case:
     code: int = 2
     argv: tuple[str, ...] = ()
     build: Callable[[Path], object] | None = None
-    silent: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     def arguments(self) -> tuple[str, ...]:
         return self.argv or (TRAIN if self.code else CHECK)
@@ -79,7 +79,7 @@ def refused(id: str, files: Mapping[str, str | bytes], *says: str, **more: objec
 
 
 def accepted(id: str, files: Mapping[str, str | bytes], *says: str, **more: object) -> Case:
-    return Case(id, files, says, code=0, **more)  # type: ignore[arg-type]
+    return Case(id, files, says, **{"code": 0, **more})  # type: ignore[arg-type]
 
 
 def reviews(*lines: str, **more: object) -> dict[str, str | bytes]:
@@ -248,7 +248,7 @@ RECIPES = [
     refused("C-cl", {"recipe.yaml": recipe(extra="cleaning: [fix_unicod, drop_empty, drop_empty]\nevaluation2: 1\nsed: 2\n")}, "recipe.yaml"),
     refused("C-dir", {"d/x": ""}, "d: is a folder", argv=("train", "d")),
     refused("C-verb", {}, "Did you mean 'train'", argv=("trian", "d")),
-    refused("C-noverb", {}, "command line", argv=()+("--",)),
+    refused("C-noverb", {}, "command line", argv=("--",)),
     refused("C-flag", {}, "command line", argv=("train", "recipe.yaml", "--epochs", "3")),
     refused("C-flag2", {}, "command line", argv=("train",)),
     refused("C-enc", {"recipe.yaml": recipe().encode('utf-16')}, "recipe.yaml"),
@@ -258,10 +258,172 @@ RECIPES = [
 ]
 
 
-def write_files(case: Case, folder: Path) -> None:
+def edit_json(path: Path, **changes: object) -> None:
+    """Set keys of a JSON file, or remove them with None."""
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    kept = {key: value for key, value in content.items() if value is not None or key not in changes}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def cut(path: Path, *, keep: float) -> None:
+    """Only the first part of a file is left, as after a full disk."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+
+
+def flip(path: Path, *, count: int = 64) -> None:
+    """The same size, other bytes."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + count] = bytes(255 - byte for byte in content[middle : middle + count])
+    path.write_bytes(bytes(content))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+class Marker:
+    """Unpickled, it makes a file: the sign that a stranger's code ran."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("marker",)
+
+
+def pickled_weights(folder: Path) -> None:
+    (folder / "m" / "model.safetensors").unlink()
+    (folder / "m" / "pytorch_model.bin").write_bytes(pickle.dumps(Marker()))
+
+
+def remote_code(folder: Path) -> None:
+    (folder / "m" / "modeling_own.py").write_text("import os\nos.mkdir('marker')\n")
+    edit_json(folder / "m" / "config.json", auto_map={"AutoModelForSequenceClassification": "modeling_own.Own"})
+
+
+def secret_vocab(folder: Path) -> None:
+    (folder / "m" / ".env").write_text("TOKEN=1\n")
+    edit_json(folder / "m" / "tokenizer_config.json", vocab_file=".env")
+
+
+def no_tokenizer(folder: Path) -> None:
+    for path in (folder / "m").glob("*token*"):
+        path.unlink()
+
+
+def all_half(tensors: dict[str, torch.Tensor]) -> None:
+    tensors.update({name: tensor.half() for name, tensor in tensors.items()})
+
+
+def one_nan(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["embeddings.word_embeddings.weight"][3, 3] = float("nan")
+
+
+def with_model(name: str = "./m") -> dict[str, str | bytes]:
+    return {"recipe.yaml": recipe(model=f"name: {name}")}
+
+
+def bad_model(id: str, damage: Callable[[Path], object], *says: str, **more: object) -> Case:
+    """The recipe names ./m, a sound tiny BERT without a head until `damage(folder)`."""
+    return Case(id, with_model(), says, needs=("m",), build=damage, **more)  # type: ignore[arg-type]
+
+
+MODELS = [
+    refused("D01", with_model("./m/nope"), "model.name: no such folder: ./m/nope"),
+    refused("D02", with_model("nobody/nothing"), "model.name: cannot reach the Hub; give a local folder", code=5),
+    bad_model("D03-none", lambda f: (f / "m/config.json").unlink(), "/m: no config.json"),
+    bad_model("D03-json", lambda f: (f / "m/config.json").write_text("{"), "/m: config.json is not valid JSON"),
+    bad_model("D03-type", lambda f: edit_json(f / "m/config.json", model_type=None), "/m: config.json has no 'model_type'"),
+    bad_model("D04", lambda f: edit_json(f / "m/config.json", model_type="berd"),
+              "/m: unknown model_type 'berd' in config.json (transformers", "Did you mean 'bert'?"),
+    bad_model("D05", lambda f: (f / "m/model.safetensors").unlink(), "/m: no weights (model.safetensors)"),
+    bad_model("D06", lambda f: cut(f / "m/model.safetensors", keep=0.5), "/m: model.safetensors is incomplete (", " bytes)"),
+    bad_model("D07", lambda f: (f / "m/model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n"),
+              "/m: model.safetensors is a Git LFS pointer; run git lfs pull"),
+    bad_model("D08", no_tokenizer, "/m: no tokenizer files"),
+    bad_model("D09", lambda f: (edit_json(f / "m/config.json", vocab_size=5), edit_weights(f / "m", lambda t: t.update(
+        {"embeddings.word_embeddings.weight": t["embeddings.word_embeddings.weight"][:5].clone()}))), "/m: tokenizer has id ", "model has 5"),
+    bad_model("D10", lambda f: None, "/m: no classification head", argv=("predict", "m", "--text", "a film")),
+    bad_model("D10-train", lambda f: None, "classifier head is new: trained from scratch", code=0),
+    refused("D12", with_model("./m3"), "/m3: the head of BertForSequenceClassification has 3 labels, 2 are wanted (neg, pos)", needs=("m3",)),
+    bad_model("D14", lambda f: edit_json(f / "m/config.json", intermediate_size=48),
+              "/m: weights do not fit config.json: ", "intermediate.dense.weight is [32, 16], config.json says [48, 16]"),
+    refused("D15", with_model("./m3"), "/m3: config.json names 1 labels (id2label), the head has 3", needs=("m3",),
+            build=lambda f: edit_json(f / "m3/config.json", id2label={"0": "neg"})),
+    bad_model("D16", pickled_weights, "/m: only safetensors are loaded. Found: pytorch_model.bin"),
+    bad_model("D17", remote_code, "/m: config.json asks to run code of its own (auto_map); refused"),
+    bad_model("D18", secret_vocab, "/m: tokenizer_config.json: 'vocab_file' names '.env'", "refused"),
+    bad_model("D19", lambda f: edit_weights(f / "m", all_half), "weights are stored as F16, loaded and trained as float32", code=0),
+    bad_model("D20", lambda f: edit_weights(f / "m", one_nan), "/m: ", "embeddings.word_embeddings.weight holds NaN or infinity"),
+]
+
+RESUME = ("train", "run", "--resume")
+
+
+def newest(folder: Path) -> Path:
+    return folder / "run/checkpoints/checkpoint-6"
+
+
+def damaged(id: str, damage: Callable[[Path], object], *says: str, **more: object) -> Case:
+    """A run stopped after its third epoch; `damage(folder)` spoils its newest checkpoint, so it goes on from the second."""
+    arguments = {"argv": RESUME, "code": 0, "says": (*says, "run: going on from step 4")} | more
+    return Case(id, build=damage, needs=("run",), **arguments)  # type: ignore[arg-type]
+
+
+def every_checkpoint(folder: Path) -> list[Path]:
+    return sorted((folder / "run/checkpoints").glob("checkpoint-*"))
+
+
+RUNS = [
+    damaged("E02-none", lambda f: (newest(f) / "trainer_state.json").unlink(), "skipping checkpoint-6: trainer_state.json is missing"),
+    damaged("E02-empty", lambda f: cut(newest(f) / "trainer_state.json", keep=0), "skipping checkpoint-6: trainer_state.json has 0 of"),
+    damaged("E03", lambda f: (newest(f) / "optimizer.pt").unlink(), "skipping checkpoint-6: optimizer.pt is missing"),
+    damaged("E04", lambda f: (newest(f) / "scheduler.pt").unlink(), "skipping checkpoint-6: scheduler.pt is missing"),
+    damaged("E05", lambda f: (newest(f) / "rng_state.pth").unlink(), "skipping checkpoint-6: rng_state.pth is missing"),
+    damaged("E06", lambda f: cut(newest(f) / "optimizer.pt", keep=0.5), "skipping checkpoint-6: optimizer.pt has"),
+    damaged("E07", lambda f: cut(newest(f) / "model.safetensors", keep=0.5), "skipping checkpoint-6: model.safetensors has"),
+    damaged("E08", lambda f: flip(newest(f) / "model.safetensors"), "skipping checkpoint-6: model.safetensors is damaged (checksum)"),
+    damaged("E08-optimizer", lambda f: flip(newest(f) / "optimizer.pt"), "skipping checkpoint-6: optimizer.pt is damaged (checksum)"),
+    damaged("E09", lambda f: ((f / "run/checkpoints/checkpoint-99").mkdir(), (f / "run/checkpoints/checkpoint-100").write_text("")),
+            says=("skipping checkpoint-99: not finished", "run: going on from step 6")),
+    damaged("E10", lambda f: [flip(path / "optimizer.pt") for path in every_checkpoint(f)], code=2,
+            says=("run/checkpoints: no checkpoint is sound", "checkpoint-2: optimizer.pt is damaged", "--restart starts over")),
+    damaged("E10-restart", lambda f: [flip(path / "optimizer.pt") for path in every_checkpoint(f)], says=(), argv=("train", "run", "--restart")),
+    damaged("E11", lambda f: None, code=2, argv=(*RESUME, "training.learning_rate=1e-3"),
+            says=("checkpoint-6: belongs to another run (training.learning_rate 5e-05, now 0.001)",)),
+    damaged("E11-data", lambda f: (f / "reviews.csv").write_text(table("one more,pos")), code=2, says=("checkpoint-6: belongs to another run (data ",)),
+    damaged("E13-fewer", lambda f: None, code=2, argv=(*RESUME, "training.num_train_epochs=1"), says=("belongs to another run (training.num_train_epochs 3, now 1)",)),
+    damaged("E14", lambda f: shutil.rmtree(f / "run/checkpoints"), says=("run: no checkpoint yet; starting from scratch",)),
+    damaged("E14-require", lambda f: shutil.rmtree(f / "run/checkpoints"), code=2, argv=("train", "run", "--resume=require"),
+            says=("run: has no checkpoint to go on from",)),
+    damaged("E-norun", lambda f: None, code=2, argv=("train", "nope", "--resume"), says=("nope: no such run folder",)),
+    damaged("E-norun2", lambda f: (f/"run/run.json").unlink(), code=2, says=("run: is not a run folder",)),
+    damaged("E-norun3", lambda f: (f/"run/run.json").write_text("{"), code=2, says=("run",)),
+    damaged("E-norun4", lambda f: (f/"run/recipe.yaml").unlink(), code=2, says=("run",)),
+    damaged("E-file", lambda f: None, code=2, argv=("train", "recipe.yaml", "--resume"), says=("recipe.yaml: is a file",)),
+    damaged("E-nodata", lambda f: (f/"reviews.csv").unlink(), code=2, says=("reviews.csv: no such file",)),
+]
+
+
+def write_files(case: Case, folder: Path, *, ready: Path) -> None:
+    """The case's files in `folder`, over a sound recipe, data file, and what it needs of `ready`."""
+    for name in case.needs:
+        shutil.copytree(ready / name, folder / name)
     for name, content in ({"recipe.yaml": recipe(), "reviews.csv": table()} | dict(case.files)).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     if case.build is not None:
         case.build(folder)
+
+
+def make_ready(folder: Path) -> Path:
+    """A model without a head (m), one with a head of three labels (m3), and a run of three epochs said to be stopped."""
+    tiny_bert_folder(folder / "m", texts=[row.split(",")[0] for row in rows()])
+    tiny_bert_folder(folder / "m3", texts=[row.split(",")[0] for row in rows()], num_labels=3)
+    (folder / "recipe.yaml").write_text(recipe(training="  save_total_limit: 9\n").replace("epochs: 1", "epochs: 3"))
+    (folder / "reviews.csv").write_text(table())
+    assert main(["train", str(folder / "recipe.yaml"), "--run", str(folder / "run"), "--quiet"]) == 0
+    edit_json(folder / "run/run.json", status="stopped")
+    return folder

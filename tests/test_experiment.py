@@ -12,9 +12,9 @@ import pytest
 
 import finetune
 from finetune.cli import main
-from finetune.runs import Run, RunInfo, Scores, read_json_lines
+from finetune.runs import Run, RunInfo, Score, Scores, read_json_lines
 from finetune.scores.classification import score_predictions
-from finetune.summary import render_summary, table
+from finetune.summary import render_summary, table, verdict
 
 WORDS = {"good": ["fine", "lovely", "clean", "warm"], "bad": ["dirty", "cold", "rude", "broken"]}
 RECIPE = """
@@ -163,6 +163,23 @@ def test_summary_shows_model_beside_baselines(run: Run) -> None:
     text = render_summary(run)
     for part in ("this model", "majority", "naive_bayes", "tfidf_logistic", "Best epoch", str(run.folder), "support"):
         assert part in text
+
+
+def test_the_verdict_comes_first_and_says_when_a_baseline_wins(run: Run) -> None:
+    scores = run.read(run.scores, Scores)
+    metric = scores.metric_for_best_model
+
+    def with_test_scores(ours: float, theirs: float) -> str:
+        changed = scores.model_copy(deep=True)
+        changed.splits["test"].scores[metric] = Score(value=ours, low=ours - 0.01, high=ours + 0.01, n=36)
+        for by_split in changed.baselines.values():
+            by_split["test"].scores[metric] = Score(value=theirs, low=theirs - 0.01, high=theirs + 0.01, n=36)
+        return verdict(changed)
+
+    assert "does NOT beat the strongest baseline" in with_test_scores(0.50, 0.60)
+    assert with_test_scores(0.60, 0.50).startswith("This model is ahead of the strongest baseline")
+    assert "may be chance" in with_test_scores(0.510, 0.500) and "may be chance" not in with_test_scores(0.60, 0.50)
+    assert render_summary(run).startswith("This model")
 
 
 def test_table_counts_chinese_characters_as_two_cells() -> None:

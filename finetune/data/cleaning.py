@@ -62,7 +62,7 @@ def clean(
     """
     cleaned: Splits = dict(splits)
     reports = []
-    with _progress_bars(progress):
+    with progress_bars(progress):
         for name in steps:
             cleaned, report = STEPS[name](name, cleaned)
             reports.append(report)
@@ -294,7 +294,8 @@ def _fingerprint(rows: Dataset, name: str) -> str:
 
 
 @contextmanager
-def _progress_bars(shown: bool) -> Iterator[None]:
+def progress_bars(shown: bool) -> Iterator[None]:
+    """datasets' own bars on or off, and afterwards as they were."""
     were_hidden = datasets.are_progress_bars_disabled()
     (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.cleaning import StepReport, check_texts, clean
+from finetune.data.cleaning import StepReport, check_texts, clean, progress_bars
 from finetune.data.corpora import CORPORA
 from finetune.data.duplicates import content_hash, families
 from finetune.data.labels import LabelMap, read_labels
@@ -28,6 +29,7 @@ from finetune.recipe_file import LoadedRecipe
 from finetune.runs import Json
 
 WHOLE = "all"
+ROWS_WORTH_A_BAR = 10_000  # fewer are cleaned in about a second
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,16 @@ def prepare(loaded: LoadedRecipe, *, progress: Progress) -> Prepared:
         encoding=data.encoding,
         limit=data.limit,
         seed=recipe.seed,
-        corpora=CORPORA,
+        corpora=_watched_corpora(progress),
     )
     for note in source.notes:
         progress.say(note)
-    cleaned, steps = clean(source.splits, recipe.cleaning, progress=not progress.quiet)
+    takes_long = sum(map(len, source.splits.values())) > ROWS_WORTH_A_BAR
+    cleaned, steps = clean(source.splits, recipe.cleaning, progress=takes_long and not progress.quiet)
     check_texts(cleaned)
     labels, label_warnings = read_labels(cleaned, multi_label=data.multi_label, expected=data.labels)
-    splits, split_notes = divide(cleaned, settings=data.split, seed=recipe.seed)
+    named = {name: with_label_names(rows, labels) for name, rows in cleaned.items()}
+    splits, split_notes = divide(named, settings=data.split, seed=recipe.seed)
     splits = {name: splits[name] for name in SPLITS}
     texts = [text for rows in splits.values() for text in rows["text"]]
     family_of_row = families(texts)
@@ -99,6 +103,22 @@ def prepare(loaded: LoadedRecipe, *, progress: Progress) -> Prepared:
 
 def column_map(columns: Columns) -> ColumnMap:
     return ColumnMap(text=columns.text, label=columns.label, group=columns.group, id=columns.id)
+
+
+def with_label_names(rows: datasets.Dataset, labels: LabelMap) -> datasets.Dataset:
+    """The rows with every label written as the label map names it: `TRUE` as `true`, ` pos` as `pos`."""
+
+    def names(label: Any) -> Any:
+        number = labels.encode(label)
+        return [labels.names[each] for each in number] if isinstance(number, list) else labels.names[number]
+
+    given = rows["label"][:]
+    written = [names(label) for label in given]
+    if written == given:
+        return rows
+    with progress_bars(False):
+        renamed = rows.remove_columns("label").add_column("label", written, feature=rows.features["label"])
+    return renamed.select_columns(rows.column_names)
 
 
 def divide(
@@ -135,6 +155,15 @@ def divide(
         if not len(divided[name]):
             raise DataError(f"data.source.{name}", "has no rows")
     return divided, notes
+
+
+def _watched_corpora(progress: Progress) -> dict[str, Callable[[], Iterable[dict[str, str]]]]:
+    """The built-in corpora, each behind a bar: reading a library takes seconds."""
+
+    def watched(name: str) -> Callable[[], Iterable[dict[str, str]]]:
+        return lambda: progress.bar(iterable=CORPORA[name](), desc=f"reading {name}", unit="text", leave=False)
+
+    return {name: watched(name) for name in CORPORA}
 
 
 def _label_keys(rows: datasets.Dataset) -> list[str | tuple[str, ...]]:

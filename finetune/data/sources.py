@@ -232,7 +232,7 @@ class _Examples:
             if len(self._label_kinds) == 2:
                 mixed, line = " and ".join(sorted(self._label_kinds, reverse=True)), self._where.rpartition(":")[2]
                 self._problem(f"labels mix {mixed} (line {line})", "Write all of them the same way.")
-        return text
+        return text.strip() if text is not None else None
 
     def _word(self, value: object, column: str) -> str | None:
         """Text, a number or true/false as text; blank is absent."""

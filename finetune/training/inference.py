@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -44,7 +44,10 @@ def predict_documents(
     labels: Sequence[Any] | None = None,
     on_documents: Callable[[int], None] = lambda count: None,
 ) -> DocumentPredictions:
-    """Predict documents given as lists of windows. `on_documents` hears of every finished chunk, and may raise."""
+    """Predict documents given as lists of windows, none of them without a window.
+
+    `on_documents` hears how many documents each finished chunk had, and may raise.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.train(False)
@@ -62,6 +65,8 @@ def predict_documents(
             on_documents(len(chunk))
     finally:
         model.train(was_training)
+    if not probabilities:  # the share of a process may be empty
+        return DocumentPredictions(probabilities=np.zeros((0, 0)), losses=None if labels is None else np.zeros(0))
     return DocumentPredictions(
         probabilities=np.concatenate(probabilities), losses=None if labels is None else np.concatenate(losses)
     )
@@ -99,6 +104,37 @@ def document_features(
         features.append(merge_windows(values, owner, documents=len(documents), how="mean"))
         on_documents(len(documents))
     return np.concatenate(features)
+
+
+class Share(Sequence[list[list[int]]]):
+    """What one of several processes predicts of a lazily read column: process, process + processes, and so on."""
+
+    def __init__(self, whole: Sequence[list[list[int]]], *, process: int, processes: int) -> None:
+        self._whole, self._process, self._processes = whole, process, processes
+
+    def __len__(self) -> int:
+        return len(range(self._process, len(self._whole), self._processes))
+
+    @overload
+    def __getitem__(self, key: int) -> list[list[int]]: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[list[list[int]]]: ...
+    def __getitem__(self, key: int | slice) -> list[list[int]] | Sequence[list[list[int]]]:
+        documents = range(self._process, len(self._whole), self._processes)[key]
+        if isinstance(documents, int):
+            return self._whole[documents]
+        return self._whole[documents.start : documents.stop : documents.step]
+
+
+def gathered(part: DocumentPredictions, *, documents: int, processes: int) -> DocumentPredictions:
+    """Every process's share back in order, on every process. A process may have had no document."""
+    parts: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(parts, (part.probabilities, part.losses))
+    probabilities, losses = np.zeros((documents, parts[0][0].shape[1])), np.zeros(documents)
+    for process, (some_probabilities, some_losses) in enumerate(parts):
+        if len(some_losses):
+            probabilities[process::processes], losses[process::processes] = some_probabilities, some_losses
+    return DocumentPredictions(probabilities=probabilities, losses=losses)
 
 
 def _groups(windows: Sequence[Sequence[int]], *, budget_tokens: int, device: torch.device) -> list[list[int]]:

@@ -12,10 +12,14 @@ from finetune.errors import Stopped
 
 
 class StopRequest:
-    """Set by a signal; `pending()` is asked after every step and every batch of an evaluation."""
+    """Set by a signal; `pending()` is asked after every step and every batch of an evaluation.
+
+    `resume_hint` says how to go on, as things stand; it changes once there is a run to go on with.
+    """
 
     def __init__(self, *, where: str, resume_hint: str) -> None:
-        self._where, self._resume_hint = where, resume_hint
+        self.resume_hint = resume_hint
+        self._where = where
         self._received: int | None = None
         self._saving = False
 
@@ -24,20 +28,19 @@ class StopRequest:
 
     def error(self, *, saved: str) -> Stopped:
         """What to raise once the state is safe; `saved` names it."""
-        return self._stopped(f"stopped by {signal.Signals(self._received or signal.SIGTERM).name}; {saved}")
-
-    def _stopped(self, what: str) -> Stopped:
-        return Stopped(self._where, what, self._resume_hint, by_user=self._received == signal.SIGINT)
+        return self._stopped(saved)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Catch both signals for the whole run."""
+        """Catch both signals for the whole run; they leave here as Stopped."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python delivers signals to the main thread only
             return
         previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
+        except KeyboardInterrupt:
+            raise self._stopped() from None
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -50,11 +53,17 @@ class StopRequest:
             yield
         finally:
             self._saving = False
+        if self.pending():  # it came after the loop had looked for the last time
+            raise self._stopped("the training is done and saved")
+
+    def _stopped(self, saved: str = "") -> Stopped:
+        received = signal.Signals(self._received or signal.SIGINT)
+        what = f"stopped by {received.name}" + (f"; {saved}" if saved else "")
+        return Stopped(self._where, what, self.resume_hint, by_user=received == signal.SIGINT)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again = self._received is not None
+        again = self.pending()
         self._received = number
-        if again and number == signal.SIGINT:
+        # Not an Exception: the libraries below catch those, and the request would be lost in them.
+        if not self._saving or (again and number == signal.SIGINT):
             raise KeyboardInterrupt
-        if not self._saving:
-            raise self._stopped(f"stopped by {signal.Signals(number).name}")

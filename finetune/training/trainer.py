@@ -1,36 +1,33 @@
-"""The one file that knows transformers' Trainer: its arguments, its subclass, its callbacks.
+"""What is ours about transformers' Trainer: its arguments, a step, an evaluation, the history. Use `fit`.
 
 What the subclass changes, and why:
 - a step's documents arrive whole and are cut into micro-batches here, so the loss is one mean over the documents of
   the step whatever the accumulation and the number of processes (stock heads multiply it by both);
 - evaluation speaks of documents;
 - dropout is keyed by (seed, step), so a resumed run draws what the uninterrupted one would have drawn;
-- checkpoints are sealed, and a checkpoint knows whether its epoch's evaluation is still due.
+- how it is saved, stopped and resumed is in sealed_trainer.py. No other file knows the Trainer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
 from transformers.utils.logging import disable_progress_bar
 
-from finetune.errors import CheckpointError, RecipeError, TrainingFailed
+from finetune.errors import RecipeError
 from finetune.recipe import Training
 from finetune.runs import Json, append_json_line, write_json_lines
 from finetune.training.batches import (
@@ -42,9 +39,10 @@ from finetune.training.batches import (
     keyed_seed,
     pad_windows,
 )
-from finetune.training.checkpoints import Checkpoint, discard_unsealed, require_room, rotate, saving, seal
-from finetune.training.inference import DocumentPredictions, predict_documents
+from finetune.training.checkpoints import Checkpoint
+from finetune.training.inference import DocumentPredictions, Share, gathered, predict_documents
 from finetune.training.plan import FitPlan, FitResult
+from finetune.training.sealed_trainer import SealedTrainer
 
 
 def training_arguments(settings: Training, *, folder: Path, seed: int, greater_is_better: bool) -> TrainingArguments:
@@ -90,16 +88,12 @@ def training_arguments(settings: Training, *, folder: Path, seed: int, greater_i
         raise RecipeError("training", str(error).splitlines()[0]) from error
 
 
-class DocumentTrainer(Trainer):
+class DocumentTrainer(SealedTrainer):
     """A Trainer whose unit is the document. Use `fit`."""
 
     def __init__(self, model: PreTrainedModel, plan: FitPlan, arguments: TrainingArguments) -> None:
-        self.plan = plan
-        self.resumed: Checkpoint | None = None
-        self.real_tokens = 0
-        self.padded_tokens = 0
         self.micro_batches = 0
-        super().__init__(model=model, args=arguments, train_dataset=plan.train, eval_dataset=plan.validation)
+        super().__init__(plan, model=model, args=arguments, train_dataset=plan.train, eval_dataset=plan.validation)
         self.sampler = DocumentSampler(
             documents=len(plan.train),
             per_step=self.documents_per_step,
@@ -108,7 +102,8 @@ class DocumentTrainer(Trainer):
             processes=arguments.world_size,
         )
         self.remove_callback(PrinterCallback)
-        self.add_callback(FollowRun(self))
+        self.follower = FollowRun(self)
+        self.add_callback(self.follower)
         if plan.settings.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(plan.settings.early_stopping_patience))
 
@@ -117,11 +112,6 @@ class DocumentTrainer(Trainer):
         settings = self.plan.settings
         per_process = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
         return int(per_process * self.args.world_size)
-
-    @property
-    def network(self) -> PreTrainedModel:
-        """The model itself, never its wrapping for several processes."""
-        return cast(PreTrainedModel, self.model)
 
     @property
     def whole_batches(self) -> bool:
@@ -138,6 +128,8 @@ class DocumentTrainer(Trainer):
             batch_sampler=self.sampler,
             collate_fn=collate_step(self.plan.task),
             num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            persistent_workers=self.args.dataloader_persistent_workers,
             generator=torch.Generator(),
         )
 
@@ -205,19 +197,13 @@ class DocumentTrainer(Trainer):
             raise self.not_finite("gradient")
         return norm
 
-    def not_finite(self, what: str) -> TrainingFailed:
-        kept = sorted(path.name for path in self.plan.checkpoints.glob("checkpoint-*"))
-        return TrainingFailed(
-            f"step {self.state.global_step + 1}",
-            f"the {what} is not finite",
-            f"Kept: {', '.join(kept) or 'no checkpoint yet'}. Lower training.learning_rate and start a new run.",
-        )
-
     # ---- evaluation
 
     def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **named: Any) -> dict[str, float]:
         """Scores of the validation documents, from all processes' predictions; NaN where a score is undefined."""
         predictions = self.predict_validation()
+        if predictions.loss is not None and not math.isfinite(predictions.loss):
+            raise self.not_finite("validation loss")
         scores = {"loss": predictions.loss, **self.plan.score_validation(predictions)}
         metrics = {f"{metric_key_prefix}_{name}": math.nan if v is None else float(v) for name, v in scores.items()}
         self.log(dict(metrics))
@@ -226,94 +212,27 @@ class DocumentTrainer(Trainer):
 
     def predict_validation(self) -> DocumentPredictions:
         plan, rank, world = self.plan, self.args.process_index, self.args.world_size
-        mine = range(rank, len(plan.validation), world)
+        mine = Share(plan.validation_windows, process=rank, processes=world)
         bar = plan.progress.bar(total=len(mine), desc="evaluating", unit="document", leave=False)
 
         def on_documents(count: int) -> None:
             bar.update(count)
             if world == 1:  # several processes finish their chunks at different times, and stop after the next step
-                self.stop_if_asked(evaluation_due=True)
+                self.stop_if_asked()
 
         try:
             part = predict_documents(
                 self.network,
-                [plan.validation_windows[index] for index in mine],
+                mine,
                 task=plan.task,
                 pad_id=plan.pad_id,
                 budget_tokens=4 * plan.settings.tokens_per_micro_batch,
-                labels=[plan.validation.labels[index] for index in mine],
+                labels=plan.validation.labels[rank::world],
                 on_documents=on_documents,
             )
         finally:
             bar.close()
-        return part if world == 1 else _gathered(part, documents=len(plan.validation), rank=rank, world=world)
-
-    # ---- checkpoints
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # Weights and configuration only: training_args.bin would be a pickle with secrets in it.
-        if self.args.should_save and output_dir is not None:
-            self.network.save_pretrained(output_dir, state_dict=state_dict)
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
-        self.save_sealed(evaluation_due=False)
-
-    def save_sealed(self, *, evaluation_due: bool) -> None:
-        """Save the whole state, seal it, and only then rotate."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
-            raise self.not_finite("model")
-        folder = self.plan.checkpoints / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            discard_unsealed(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-            # Weights, gradients' two moments, and a little state.
-            require_room(self.plan.checkpoints, bytes_needed=self.network.num_parameters() * 4 * 3 + 100_000)
-        self.accelerator.wait_for_everyone()
-        with saving(folder):
-            super()._save_checkpoint(self.model_wrapped, None)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                seal(
-                    folder,
-                    identity=self.plan.identity,
-                    evaluation_due=evaluation_due,
-                    training_over=self.control.should_training_stop and not self.plan.stop.pending(),
-                )
-        if self.args.should_save:
-            rotate(self.plan.checkpoints, keep=self.plan.settings.save_total_limit, best=self.best_checkpoint())
-        self.accelerator.wait_for_everyone()
-
-    def best_checkpoint(self) -> Path | None:
-        step = self.state.best_global_step
-        return self.plan.checkpoints / f"checkpoint-{step}" if step else None
-
-    def stop_if_asked(self, *, evaluation_due: bool) -> None:
-        """After a signal to any process: save, seal and leave, all together."""
-        if self._any_process(self.plan.stop.pending()):
-            self.save_sealed(evaluation_due=evaluation_due)
-            raise self.plan.stop.error(saved=f"checkpoint-{self.state.global_step} is saved")
-
-    def _any_process(self, flag: bool) -> bool:
-        if self.args.world_size == 1:
-            return flag
-        votes = torch.tensor(int(flag), device=self.args.device)
-        torch.distributed.all_reduce(votes)
-        return bool(votes.item())
-
-    def _load_best_model(self) -> None:
-        best = self.best_checkpoint()
-        if best is None or not best.is_dir():
-            raise CheckpointError(
-                str(best), "the best checkpoint is gone", "last/ is complete; run again with --restart for the best."
-            )
-        super()._load_best_model()
-
-    def _finalize_training(self, *arguments: Any) -> Any:
-        # last/ is written while the last weights are still in memory, before the best ones replace them.
-        if self.args.should_save:
-            self.plan.save_model(self.network, self.plan.last)
-        self.accelerator.wait_for_everyone()
-        return super()._finalize_training(*arguments)  # type: ignore[no-untyped-call]
+        return part if world == 1 else gathered(part, documents=len(plan.validation), processes=world)
 
 
 class FollowRun(TrainerCallback):
@@ -328,28 +247,28 @@ class FollowRun(TrainerCallback):
         if args.should_save:
             write_json_lines(trainer.plan.history, [_plain(row) for row in state.log_history])
         best = trainer.best_checkpoint()
-        # The recorded path is of the place where the run was then; the step is what counts.
+        # The step is what counts: the run may have moved since.
         state.best_model_checkpoint = str(best) if best is not None else None
         self._bar = trainer.plan.progress.bar(
             total=state.max_steps, initial=state.global_step, desc="training", unit="step"
         )
-        checkpoint = trainer.resumed
-        if checkpoint is not None and checkpoint.evaluation_due:
+        if trainer.resumed is None:
+            return
+        standing = trainer.resumed.standing
+        trainer.restore(standing)
+        control.should_log = control.should_evaluate = control.should_save = False
+        control.should_training_stop = standing.training_over
+        if standing.evaluation_due:
             control.should_evaluate = control.should_save = True
             trainer._maybe_log_save_evaluate(
                 trainer._tr_loss, None, trainer.model_wrapped, None, state.epoch, None, start_time=0.0
             )
-        if checkpoint is not None and checkpoint.training_over:
-            control.should_training_stop = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         self._bar.update(1)
-        epoch_over = state.global_step % len(self._trainer.sampler) == 0
         every = self._trainer.plan.settings.save_steps
-        if every and args.save_strategy != "steps" and state.global_step % every == 0 and not epoch_over:
-            control.should_save = True
-        due = control.should_evaluate or (epoch_over and args.eval_strategy == "epoch")
-        self._trainer.stop_if_asked(evaluation_due=due)
+        if every and args.save_strategy != "steps" and state.global_step % every == 0:
+            control.should_save = control.should_save or not self._trainer.epoch_over()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **named: Any) -> None:
         if args.should_save and state.log_history and "train_runtime" not in state.log_history[-1]:
@@ -357,8 +276,9 @@ class FollowRun(TrainerCallback):
         if self._bar is not None and logs and "loss" in logs:
             self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        self._bar.close()
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = None) -> FitResult:
@@ -372,7 +292,7 @@ def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = No
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers' own saving and loading: plan.progress shows what takes long
     trainer = DocumentTrainer(model, plan, arguments)
     trainer.resumed = resume
-    with plan.stop.saving_first():
+    with plan.stop.saving_first(), contextlib.closing(trainer.follower):
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume is not None else None)
     state = trainer.state
     notes = []
@@ -390,17 +310,6 @@ def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = No
         micro_batches="plain" if trainer.whole_batches else "by length",
         notes=notes,
     )
-
-
-def _gathered(part: DocumentPredictions, *, documents: int, rank: int, world: int) -> DocumentPredictions:
-    """Every process's documents (rank, rank + world, ...) back in order, on every process."""
-    parts: list[Any] = [None] * world
-    torch.distributed.all_gather_object(parts, (part.probabilities, part.losses))
-    probabilities = np.zeros((documents, part.probabilities.shape[1]))
-    losses = np.zeros(documents)
-    for process, (some_probabilities, some_losses) in enumerate(parts):
-        probabilities[process::world], losses[process::world] = some_probabilities, some_losses
-    return DocumentPredictions(probabilities=probabilities, losses=losses)
 
 
 def _epoch_of(history: Sequence[Mapping[str, Any]], step: int | None) -> float | None:
