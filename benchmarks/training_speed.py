@@ -60,7 +60,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Training speed beside transformers' Trainer, in paired runs.")
     parser.add_argument("--pairs", type=int, default=5, help="runs of each contender (default 5)")
-    parser.add_argument("--steps", type=int, default=10, help=f"steps of {BATCH} documents in a run (default 10)")
+    parser.add_argument("--steps", type=int, default=6, help=f"steps of {BATCH} documents in a run (default 6)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest window in tokens (default 256)")
     parser.add_argument("--stride", type=int, default=32, help="tokens neighbouring windows share (default 32)")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from finetune.errors import FinetuneError, RecipeError, Stopped, did_you_mean
+from finetune.errors import FinetuneError, RecipeError, Stopped, did_you_mean, listed
 from finetune.progress import Progress, write
 from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe
 from finetune.yaml_text import YamlText
@@ -147,10 +147,14 @@ def _recipe(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
         raise RecipeError(str(target), "is a folder", do)
     if target.suffix.lower() not in TABLE_SUFFIXES:
         if arguments.text_column or arguments.label_column:
-            raise RecipeError(str(target), "--text and --label go with a data file", "A recipe has data.columns.")
+            kinds = listed(TABLE_SUFFIXES)
+            raise RecipeError(
+                str(target), f"--text and --label go with a data file ({kinds})", "A recipe has data.columns."
+            )
         return load_recipe(target, overrides)
     if not target.is_file():
-        raise RecipeError(str(target), "no such file")
+        beside = [item.name for item in target.parent.iterdir()] if target.parent.is_dir() else []
+        raise RecipeError(str(target), "no such file", did_you_mean(target.name, beside) or "Check name and folder.")
     columns = {"text": arguments.text_column or "text", "label": arguments.label_column or "label"}
     values: dict[str, object] = {
         "task": "text-classification",
@@ -212,19 +216,19 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _parser() -> _Parser:
+    common = _Parser(add_help=False)
     common.add_argument("--quiet", action="store_true", help="no progress, only results, warnings and errors")
     common.add_argument("--json", action="store_true", help="machine-readable results on stdout")
     common.add_argument("--debug", action="store_true", help="keep the traceback of an error")
-    parser: argparse.ArgumentParser = _Parser(
+    parser = _Parser(
         prog="finetune",
         description="Fine-tune a Hugging Face model on your own data, and learn honestly whether it worked.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        made: _Parser = verbs.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> _Parser:
+        made = verbs.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
         made.set_defaults(verb=run, parser=made)
         return made
 
@@ -234,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
         "--run", metavar="DIR", help="the run folder (default: runs/ plus the recipe's name and a number)"
     )
     made.add_argument("--resume", nargs="?", const=RESUME[0], choices=RESUME,
-                      help="go on with a stopped run folder; --resume=require refuses to start from scratch")  # fmt: skip
+                      help="go on with a stopped run folder; 'require' refuses to start from scratch")  # fmt: skip
     made.add_argument("--restart", action="store_true", help="forget the run folder's checkpoints and train again")
     made = verb("check", check, "look at recipe, data and model without training")
     _add_recipe_arguments(made)
@@ -257,6 +261,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="RECIPE", help="a recipe, or a data file with --text and --label")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="recipe settings, for example seed=1")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="recipe settings, for example seed=1"
+    )
     parser.add_argument("--text", dest="text_column", metavar="COLUMN", help="text column of a data file")
     parser.add_argument("--label", dest="label_column", metavar="COLUMN", help="label column of a data file")

@@ -216,6 +216,8 @@ class Windows(Section):
             raise ValueError(
                 f"stride {self.stride} must be smaller than max_tokens {self.max_tokens} less two special tokens"
             )
+        if self.truncate and self.max_per_document is not None:
+            raise ValueError("truncate keeps one window, so max_per_document has no effect; keep one of them")
         return self
 
 
@@ -270,14 +272,16 @@ class Training(Section):
                 f"load_best_model_at_end needs the same eval_strategy ({self.eval_strategy}) "
                 f"and save_strategy ({self.save_strategy})"
             )
-        if self.eval_strategy == "steps" and self.eval_steps is None:
-            raise ValueError("eval_strategy 'steps' needs eval_steps")
+        if (self.eval_strategy == "steps") != (self.eval_steps is not None):
+            raise ValueError("eval_strategy 'steps' and eval_steps need each other")
         if self.save_strategy == "steps" and self.save_steps is None:
             raise ValueError("save_strategy 'steps' needs save_steps")
         if self.load_best_model_at_end and self.save_strategy == "steps" and self.save_steps != self.eval_steps:
             raise ValueError("save_steps must equal eval_steps so that every evaluated model is kept")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end")
+        if self.warmup_steps > 1 and self.warmup_steps % 1:
+            raise ValueError(f"warmup_steps is a share below 1 or a whole number of steps, found {self.warmup_steps}")
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other")
         return self

@@ -34,6 +34,13 @@ OLD_NAMES = {
     "lr": "Write training.learning_rate.",
     "num_labels": "Leave it out: the number comes from the data.",
 }
+# Fields whose work is done here in another way; setting one would change nothing.
+WITHOUT_EFFECT = {
+    "average_tokens_across_devices", "bf16_full_eval", "fp16_full_eval", "dataloader_pin_memory",
+    "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
+    "dataloader_in_order", "eval_use_gather_object", "eval_accumulation_steps", "include_for_metrics",
+    "length_column_name", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision", "local_rank",
+}  # fmt: skip
 # What a value of the wrong type should have been, by pydantic's name of the error.
 WANTED = {
     "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
@@ -246,10 +253,12 @@ def _right_key(path: Sequence[str | int]) -> str:
         return hint
     if name in MANAGED_FIELDS:
         return "Leave it out: finetune sets it."
-    if tuple(path[:-1]) == ("training",) and name in training_argument_names():
+    if tuple(path[:-1]) == ("training",) and name in {*training_argument_names()} - WITHOUT_EFFECT:
         return f"Write training.extra: {{{name}: ...}}."
     sections = [key for key in known if name in _known_keys([*path[:-1], key])]
-    return f"Write {_dotted([*path[:-1], sections[0], name])}." if sections else f"Known here: {listed(known, most=40)}."
+    return (
+        f"Write {_dotted([*path[:-1], sections[0], name])}." if sections else f"Known here: {listed(known, most=40)}."
+    )
 
 
 def _known_keys(path: Sequence[object]) -> list[str]:
@@ -279,6 +288,8 @@ def _check_extra(text: YamlText, *, problems: Collector) -> None:
             problems.add(where, f"'{name}' is a key of training itself", f"Write training.{name}.")
         elif name in MANAGED_FIELDS:
             problems.add(where, f"'{name}' is set by finetune", OLD_NAMES.get(name, "Leave it out."))
+        elif name in WITHOUT_EFFECT:
+            problems.add(where, f"'{name}' has no effect here", "Leave it out.")
         elif name not in known:
             hint = OLD_NAMES.get(name) or did_you_mean(str(name), known)
             problems.add(where, f"transformers' TrainingArguments has no field '{name}'", hint or "Leave it out.")

@@ -56,8 +56,16 @@ def _compose(text: str, *, name: str):  # type: ignore[no-untyped-def]  # ruamel
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    yaml, depth = YAML(typ="safe", pure=True), 0
     try:
-        return YAML(typ="safe", pure=True).compose(text)
+        for event in yaml.parse(text):  # composing is recursive, so depth is looked at first
+            kind = type(event).__name__
+            depth += kind.endswith(("MappingStartEvent", "SequenceStartEvent"))
+            depth -= kind.endswith(("MappingEndEvent", "SequenceEndEvent"))
+            if depth > DEEPEST:
+                line = event.start_mark.line + 1
+                raise RecipeError(f"{name}:{line}", f"more than {DEEPEST} levels deep", "A recipe has three.")
+        return yaml.compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -66,8 +74,6 @@ def _compose(text: str, *, name: str):  # type: ignore[no-untyped-def]  # ruamel
         what = "is indented with a tab" if tabbed else f"is not valid YAML ({error.problem or error.context})"
         do = "Use spaces." if tabbed else ""
         raise RecipeError(f"{name}:{line}", what, do) from None
-    except RecursionError:
-        raise RecipeError(name, f"more than {DEEPEST} levels deep", "A recipe has three.") from None
     except (YAMLError, ValueError) as error:
         raise RecipeError(name, f"is not valid YAML ({str(error).splitlines()[0]})") from None
 

@@ -1,4 +1,4 @@
-"""`finetune train` on small files: what comes out is the same twice, is what the files in best/ say, in every label kind."""
+"""`finetune train` on small files: the same twice, and what the files in best/ say, for labels of every kind."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_bert_folder, tiny_distilbert_folder, tiny_roberta_folder
+from tokenizers import Tokenizer, processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from finetune.cli import main
@@ -108,7 +109,7 @@ def test_plain_transformers_gives_our_probabilities(run: Run) -> None:
     from finetune.predict import Predictor
 
     for text, ours in zip(texts, Predictor.load(run.folder).predict(texts), strict=True):
-        theirs = {item["label"]: item["score"] for item in classify(text)}
+        theirs = {item["label"]: item["score"] for item in classify([text])[0]}
         assert theirs == pytest.approx(ours.probabilities, abs=1e-6)
         assert max(theirs, key=theirs.__getitem__) == ours.label
 
@@ -153,11 +154,10 @@ def test_labels_of_every_kind(tmp_path: Path, labels: dict[int, Any], names: lis
     assert run.read(run.scores, Scores).splits["test"].scores["accuracy"].value == pytest.approx(right)
 
 
-@pytest.mark.parametrize("class_weights", ["none", "balanced"])
-def test_several_labels(tmp_path: Path, class_weights: str) -> None:
+def test_several_labels(tmp_path: Path) -> None:
     tiny_bert_folder(tmp_path / "bert", texts=every_word())
     write_rows(tmp_path / "rows.jsonl", {0: ["good", "warm"], 1: ["bad"], 2: []})
-    training = RECIPE["training"] | {"class_weights": class_weights, "label_smoothing_factor": 0.1}
+    training = RECIPE["training"] | {"class_weights": "balanced", "label_smoothing_factor": 0.1}
     run = train(tmp_path, data={"source": "rows.jsonl", "multi_label": True}, training=training)
     config = json.loads((run.best / "config.json").read_text(encoding="utf-8"))
     names = ["bad", "good", "warm"]
@@ -170,12 +170,11 @@ def test_several_labels(tmp_path: Path, class_weights: str) -> None:
     from finetune.predict import Predictor
 
     ours = Predictor.load(run.folder).predict(["lovely room"])[0]
-    theirs = {item["label"]: item["score"] for item in classify("lovely room")}
+    theirs = {item["label"]: item["score"] for item in classify(["lovely room"])[0]}
     assert theirs == pytest.approx(ours.probabilities, abs=1e-6)
 
 
-@pytest.mark.parametrize("build", [tiny_distilbert_folder, tiny_roberta_folder])
-@pytest.mark.parametrize("aggregate", ["mean", "max"])
+@pytest.mark.parametrize(("build", "aggregate"), [(tiny_distilbert_folder, "mean"), (tiny_roberta_folder, "max")])
 def test_other_encoders_and_aggregates(tmp_path: Path, build: Any, aggregate: str) -> None:
     build(tmp_path / "bert", texts=every_word())
     write_rows(tmp_path / "rows.jsonl", KINDS["words"][0])
@@ -201,7 +200,8 @@ def test_what_is_cut_is_printed_and_written(
     run = Run(tmp_path / "run")
     counts = json.loads(run.data.read_text(encoding="utf-8"))["windows"]["train"]
     assert 0 < counts["documents_cut"] < counts["documents"] and counts["tokens_cut"] > counts["documents_cut"]
-    note = f"train: {setting} cuts {counts['tokens_cut']} tokens from {counts['documents_cut']} of 64 documents"
+    documents = f"{counts['documents_cut']} of {counts['documents']} documents"
+    note = f"train: {setting} cuts {counts['tokens_cut']} tokens from {documents}"
     assert note in printed and note in run.read(run.info, RunInfo).notes
     assert "Map" not in printed, "no bars of other libraries"
     assert len(printed.splitlines()) < 20
@@ -218,3 +218,39 @@ def test_all_windows_of_a_document_are_trained(folder: Path) -> None:
         expected, _ = cut_windows(rows, learner.tokenizer, settings=loaded.recipe.windows)
         assert learner.windows[split].to_dict() == expected.to_dict()
         assert learner.counts[split].documents_cut == 0 < learner.counts[split].documents_over_one_window
+
+
+def with_other_special_tokens(folder: Path, *, single: str) -> None:
+    """Give the tiny BERT's tokenizer another template."""
+    path = folder / "bert" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
+    tokenizer.save(str(path))
+
+
+@pytest.mark.parametrize(
+    ("single", "windows", "message"),
+    [
+        ("[CLS] [CLS] $A [SEP] [SEP]", {"max_tokens": 12, "stride": 9}, "holds 8 besides its special tokens"),
+        ("$A:0 [SEP]:0 [CLS]:2", {"max_tokens": 12, "stride": 2}, "token types"),
+    ],
+)
+def test_tokenizers_that_windows_cannot_serve_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], single: str, windows: dict[str, int], message: str
+) -> None:
+    tiny_bert_folder(tmp_path / "bert", texts=every_word())
+    with_other_special_tokens(tmp_path, single=single)
+    write_rows(tmp_path / "rows.jsonl", KINDS["words"][0])
+    (tmp_path / "recipe.yaml").write_text(json.dumps(RECIPE | {"windows": windows}), encoding="utf-8")
+    assert main(["check", str(tmp_path / "recipe.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert message in said and "recipe.yaml" in said
+
+
+def test_a_tokenizer_with_other_special_tokens_works(tmp_path: Path) -> None:
+    tiny_bert_folder(tmp_path / "bert", texts=every_word())
+    with_other_special_tokens(tmp_path, single="[CLS] [CLS] $A [SEP] [SEP]")
+    write_rows(tmp_path / "rows.jsonl", KINDS["words"][0])
+    run = train(tmp_path, windows={"max_tokens": 12, "stride": 7})
+    assert run.read(run.info, RunInfo).status == "complete"

@@ -42,7 +42,9 @@ def test_single_label_losses_are_torchs(seed: int, smoothing: float, weighted: b
     logits = torch.randn(9, 4, generator=generator, dtype=torch.float64)
     targets = torch.randint(4, (9,), generator=generator)
     weights = torch.rand(4, generator=generator, dtype=torch.float64) + 0.1 if weighted else None
-    task = classification(4, class_weights=None if weights is None else tuple(weights.tolist()), label_smoothing=smoothing)
+    task = classification(
+        4, class_weights=None if weights is None else tuple(weights.tolist()), label_smoothing=smoothing
+    )
     mean = task.training_losses(logits, targets).sum() / task.document_weights(targets).sum()
     expected = F.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
     torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-9)
@@ -56,9 +58,8 @@ def test_multi_label_losses_are_torchs(seed: int, smoothing: float, weighted: bo
     logits = torch.randn(9, 4, generator=generator, dtype=torch.float64)
     marks = torch.randint(2, (9, 4), generator=generator).double()
     weights = torch.rand(4, generator=generator, dtype=torch.float64) + 0.1 if weighted else None
-    task = classification(
-        4, multi_label=True, class_weights=None if weights is None else tuple(weights.tolist()), label_smoothing=smoothing
-    )  # fmt: skip
+    chosen = None if weights is None else tuple(weights.tolist())
+    task = classification(4, multi_label=True, class_weights=chosen, label_smoothing=smoothing)
     mean = task.training_losses(logits, marks).sum() / task.document_weights(marks).sum()
     smooth = marks.clamp(smoothing / 2, 1 - smoothing / 2)
     expected = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights)

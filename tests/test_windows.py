@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import datasets
@@ -34,12 +35,9 @@ def cut(
 @st.composite
 def cuttings(draw: st.DrawFn) -> dict[str, object]:
     max_tokens = draw(st.integers(8, 20))
-    return {
-        "max_tokens": max_tokens,
-        "stride": draw(st.integers(0, max_tokens - SPECIALS - 1)),
-        "max_per_document": draw(st.none() | st.integers(1, 4)),
-        "truncate": draw(st.booleans()),
-    }
+    limits = [{}, {"truncate": True}, *({"max_per_document": most} for most in range(1, 5))]
+    stride = draw(st.integers(0, max_tokens - SPECIALS - 1))
+    return {"max_tokens": max_tokens, "stride": stride, **draw(st.sampled_from(limits))}
 
 
 @given(documents=TEXTS, chosen=cuttings(), side=st.sampled_from(["right", "left"]))
@@ -52,7 +50,7 @@ def test_windows_are_the_document_in_order_and_the_counts_are_exact(
     texts = [" ".join(words) for words in documents]
     windows, counts = cut(texts, tokenizer, **chosen)
     everything, _ = cut(texts, tokenizer, max_tokens=chosen["max_tokens"], stride=chosen["stride"])
-    keep = 1 if chosen["truncate"] else chosen["max_per_document"]
+    keep = 1 if chosen.get("truncate") else chosen.get("max_per_document")
     wholes = [TOKENIZER(text)["input_ids"] for text in texts]
     assert windows == [rows[:keep] for rows in everything]
     assert all(len(window) <= chosen["max_tokens"] for rows in everything for window in rows)
@@ -73,7 +71,7 @@ def joined(windows: list[list[int]], stride: int) -> list[int]:
     """A document's tokens out of its windows: without special tokens, and without what a window repeats."""
     cls, *_, sep = windows[0]
     inner = [window[1:-1] for window in windows]
-    for before, after in zip(inner, inner[1:], strict=False):
+    for before, after in itertools.pairwise(inner):
         assert before[len(before) - stride :] == after[:stride]
     return [cls, *inner[0], *(token for rows in inner[1:] for token in rows[stride:]), sep]
 

@@ -266,6 +266,8 @@ class FollowRun(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         self._bar.update(1)
+        # However few its steps, an epoch's training loss stands beside its validation loss.
+        control.should_log = control.should_log or self._trainer.epoch_over()
         every = self._trainer.plan.settings.save_steps
         if every and args.save_strategy != "steps" and state.global_step % every == 0:
             control.should_save = control.should_save or not self._trainer.epoch_over()
@@ -318,5 +320,9 @@ def _epoch_of(history: Sequence[Mapping[str, Any]], step: int | None) -> float |
 
 
 def _plain(row: Mapping[str, Any]) -> Json:
-    """A line for history.jsonl: numbers that are not finite become null."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    """A line for history.jsonl: numbers that are not finite become null; the order is the same after a resume."""
+    first = [key for key in ("step", "epoch") if key in row]
+    return {
+        key: None if isinstance(row[key], float) and not math.isfinite(row[key]) else row[key]
+        for key in [*first, *sorted(row.keys() - {*first})]
+    }
