@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from finetune.data.prepare import Prepared, prepare
-from finetune.errors import CheckpointError, FinetuneError, Stopped
+from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, Stopped
 from finetune.learner import Learner, build_learner, training_identity, window_lists
 from finetune.progress import SILENT, Progress
 from finetune.recipe_file import LoadedRecipe, dump_recipe, load_recipe, relocate
@@ -27,7 +27,6 @@ from finetune.runs import (
     SplitScores,
     check_run_folder,
     describe_environment,
-    disk_faults,
     find_run,
     new_run,
     new_run_folder,
@@ -86,7 +85,10 @@ def resume(
                 run.forget_training()
             _begin(run, loaded, prepared, learner)
         with _told_in_run_json(run):
-            _go_on(run, loaded)
+            if overrides and is_writer():
+                write_text(run.recipe, _recipe_text(run, loaded))
+            if is_writer():
+                run.update(status="running", failure=None, finished=None)
             return _learn_and_score(run, loaded, prepared, learner, resume=checkpoint, stop=stop, progress=progress)
 
 
@@ -213,14 +215,6 @@ def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner)
     )
 
 
-def _go_on(run: Run, loaded: LoadedRecipe) -> None:
-    """What the folder says of a resumed run: the recipe with this command's overrides, and that it is running."""
-    if is_writer():
-        with disk_faults(run.folder):
-            write_text(run.recipe, _recipe_text(run, loaded))
-            run.update(status="running", failure=None, finished=None)
-
-
 def _recipe_text(run: Run, loaded: LoadedRecipe) -> str:
     recipe = relocate(loaded, folder=run.folder)
     return dump_recipe(recipe, header="Every default filled in. `finetune train` runs it again.")
@@ -288,7 +282,7 @@ def _told_in_run_json(run: Run) -> Iterator[None]:
         status = "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
         failure = str(error) if isinstance(error, FinetuneError) else type(error).__name__
         # Where even this cannot be written, the error itself is what matters.
-        with suppress(OSError, CheckpointError):
+        with suppress(EnvironmentFault, CheckpointError):
             if is_writer():
                 run.update(status=status, finished=now(), failure=failure)
         raise

@@ -60,8 +60,10 @@ def find_model(name: str, *, base: Path, revision: str | None = None) -> ModelFo
     Raises ModelError for a wrong name or a bad folder, EnvironmentFault when the Hub does not answer.
     """
     local = find_local_folder(name, base=base)
-    if local is not None:
+    if local is not None and revision is None:
         return local
+    if local is not None:
+        raise ModelError(name, f"is a folder, and revision '{revision}' goes with a Hub name", "Leave revision out.")
     # A branch moves under a recipe that names no revision; the default model must not.
     wanted = revision or (MINILM_REVISION if name == MINILM else "main")
     found = _in_hub_cache(name, revision=wanted)

@@ -37,9 +37,9 @@ OLD_NAMES = {
 # Fields whose work is done here in another way; setting one would change nothing.
 WITHOUT_EFFECT = {
     "average_tokens_across_devices", "bf16_full_eval", "fp16_full_eval", "dataloader_pin_memory",
-    "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
-    "dataloader_in_order", "eval_use_gather_object", "eval_accumulation_steps", "include_for_metrics",
-    "length_column_name", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision", "local_rank",
+    "dataloader_multiprocessing_context", "dataloader_in_order", "eval_use_gather_object", "eval_accumulation_steps",
+    "include_for_metrics", "include_num_input_tokens_seen", "length_column_name", "torch_empty_cache_steps",
+    "use_liger_kernel", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision", "local_rank",
 }  # fmt: skip
 # What a value of the wrong type should have been, by pydantic's name of the error.
 WANTED = {
@@ -249,16 +249,14 @@ def _dotted(path: Sequence[str | int]) -> str:
 def _right_key(path: Sequence[str | int]) -> str:
     """What to write instead of a key that is not known where it stands."""
     name, known = str(path[-1]), _known_keys(path[:-1])
-    if hint := OLD_NAMES.get(name) or did_you_mean(name, known):
-        return hint
-    if name in MANAGED_FIELDS:
+    for section in known:
+        if name in _known_keys([*path[:-1], section]):
+            return f"Write {_dotted([*path[:-1], section, name])}."
+    if name in MANAGED_FIELDS and name not in OLD_NAMES:
         return "Leave it out: finetune sets it."
-    if tuple(path[:-1]) == ("training",) and name in {*training_argument_names()} - WITHOUT_EFFECT:
+    if tuple(path[:-1]) == ("training",) and name in {*training_argument_names()} - MANAGED_FIELDS - WITHOUT_EFFECT:
         return f"Write training.extra: {{{name}: ...}}."
-    sections = [key for key in known if name in _known_keys([*path[:-1], key])]
-    return (
-        f"Write {_dotted([*path[:-1], sections[0], name])}." if sections else f"Known here: {listed(known, most=40)}."
-    )
+    return OLD_NAMES.get(name) or did_you_mean(name, known) or f"Known here: {listed(known, most=40)}."
 
 
 def _known_keys(path: Sequence[object]) -> list[str]:

@@ -27,7 +27,7 @@ from typing import IO, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from finetune.errors import CheckpointError, EnvironmentFault, RecipeError
+from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, RecipeError
 
 FORMAT_VERSION = 1
 MODEL_SETTINGS = "finetune.json"
@@ -35,6 +35,8 @@ LOCK = ".lock"
 _FIRST_FILES = ("recipe.yaml", "data.json", "splits.parquet")
 BEGUN_BY_HALF = {LOCK, *_FIRST_FILES, *(f".{name}.tmp" for name in (*_FIRST_FILES, "run.json"))}
 SECONDS_OF_ORPHANS = 10.0
+# Words of torch, safetensors and pyarrow, which raise errors of their own kinds.
+FULL_DISK_SIGNS = ("No space left", "os error 28", "File too large", "os error 27", "unexpected pos", "write failed")
 LIBRARIES = (
     "torch",
     "transformers",
@@ -171,11 +173,10 @@ class Run:
 
     def begin(self, *, recipe_text: str, data: Json, splits: Mapping[str, Any], info: RunInfo) -> None:
         """The first files. run.json comes last: a folder without it was never begun."""
-        with disk_faults(self.folder):
-            write_text(self.recipe, recipe_text)
-            write_json(self.data, data)
-            write_table(self.splits, splits)
-            write_json(self.info, info)
+        write_text(self.recipe, recipe_text)
+        write_json(self.data, data)
+        write_table(self.splits, splits)
+        write_json(self.info, info)
 
     def forget_training(self) -> None:
         """Delete what a training left here; who looked at the test split stays recorded."""
@@ -244,6 +245,7 @@ def check_run_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def new_run(folder: Path) -> Iterator[Run]:
     """The run of a new folder, held for this process. Raises RecipeError when another process was faster."""
+    check_run_folder(folder)  # before our own lock makes somebody's folder look like a run's
     with disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder)
@@ -283,14 +285,15 @@ def now() -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Atomically: a reader sees the old file or the new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    with disk_faults(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: BaseModel | Mapping[str, Any]) -> None:
@@ -301,7 +304,7 @@ def write_json(path: Path, value: BaseModel | Mapping[str, Any]) -> None:
 def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
     """At most the last line can be cut by a kill; the next one then starts on a line of its own."""
     line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-    with open(path, "ab+") as handle:
+    with disk_faults(path.parent), open(path, "ab+") as handle:
         if handle.tell() and _last_byte(handle) != b"\n":
             line = "\n" + line
         handle.write(line.encode())
@@ -330,12 +333,13 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary)
-    sync_file(temporary)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    with disk_faults(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary)
+        sync_file(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
@@ -360,18 +364,16 @@ def disk_faults(folder: Path) -> Iterator[None]:
     """A full disk or a missing permission, as one message of the environment family."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise full_disk(folder) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+    except FinetuneError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(sign in str(error) for sign in FULL_DISK_SIGNS):
+            what, do = f"disk full: {free_bytes(folder) / 1e6:,.1f} MB free", "Make room; a stopped run goes on with --resume."
+            raise EnvironmentFault(str(folder), what, do) from error
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise EnvironmentFault(str(folder), "cannot be written: permission denied") from error
         raise
-
-
-def full_disk(folder: Path) -> EnvironmentFault:
-    return EnvironmentFault(
-        str(folder), f"disk full: {free_bytes(folder) / 1e6:,.1f} MB free", "Make room, then go on with --resume."
-    )
 
 
 def free_bytes(folder: Path) -> int:

@@ -677,3 +677,8 @@ def test_the_packaged_minilm_knows_what_is_related(tmp_path: Path) -> None:
     mask = batch["attention_mask"].unsqueeze(-1)
     cat, kitten, rates = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
     assert cat @ kitten > 0.5 > 0.2 > cat @ rates
+
+
+def test_a_revision_of_a_folder_is_refused(base: Path) -> None:
+    with pytest.raises(ModelError, match="revision 'main' goes with a Hub name"):
+        find_model(base.name, base=base.parent, revision="main")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import CheckpointError, EnvironmentFault
-from finetune.runs import disk_faults, free_bytes, full_disk, sync_file, sync_folder, write_json
+from finetune.runs import disk_faults, free_bytes, sync_file, sync_folder, write_json
 
 SEAL = "seal.json"
 SEAL_VERSION = 1
@@ -170,20 +170,9 @@ def saving(staging: Path) -> Iterator[None]:
     shutil.rmtree(staging, ignore_errors=True)
     try:
         with disk_faults(staging.parent):
-            try:
-                yield
-            except Exception as error:
-                # torch and safetensors report a full disk by errors and words of their own.
-                if isinstance(error, OSError) or not _tells_full_disk(str(error)):
-                    raise
-                raise full_disk(staging.parent) from error
+            yield
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _tells_full_disk(text: str) -> bool:
-    signs = ("No space left", "os error 28", "File too large", "os error 27", "unexpected pos", "write failed")
-    return any(sign in text for sign in signs)
 
 
 def seal_fault(folder: Path) -> str:

@@ -83,6 +83,8 @@ def training_arguments(settings: Training, *, folder: Path, seed: int, greater_i
         arguments = TrainingArguments(**{**chosen, **settings.extra})
         # One process trains on one device; several GPUs are several processes.
         arguments._n_gpu = min(arguments.n_gpu, 1)
+        if arguments.dataloader_persistent_workers and not arguments.dataloader_num_workers:
+            raise ValueError("dataloader_persistent_workers needs dataloader_num_workers")
         return arguments
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError("training", str(error).splitlines()[0]) from error
