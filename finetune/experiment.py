@@ -17,7 +17,7 @@ import torch
 
 from finetune.data.prepare import Prepared, prepare
 from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, Stopped
-from finetune.learner import Learner, build_learner, training_identity, window_lists
+from finetune.learner import Learner, build_learner, settings_identity, training_identity, window_lists
 from finetune.progress import SILENT, Progress
 from finetune.recipe_file import LoadedRecipe, dump_recipe, load_recipe, relocate
 from finetune.runs import (
@@ -35,7 +35,7 @@ from finetune.runs import (
 )
 from finetune.scoring import greater_is_better, rescore, score_run, validation_scorer
 from finetune.training.batches import DocumentTable
-from finetune.training.checkpoints import Checkpoint, newest_checkpoint
+from finetune.training.checkpoints import Checkpoint, newest_checkpoint, refuse_foreign
 from finetune.training.plan import FitPlan, FitResult
 from finetune.training.stopping import StopRequest
 from finetune.training.trainer import fit
@@ -72,10 +72,11 @@ def resume(
     """
     run = find_run(folder)
     info = run.read(run.info, RunInfo)
+    loaded = load_recipe(run.recipe, overrides)
     if info.status == "complete" and not restart:
+        _refuse_other_settings(run, loaded)
         progress.say(f"{run.folder}: already complete ({info.steps} of {info.steps} steps)")
         return run
-    loaded = load_recipe(run.recipe, overrides)
     with run.locked() if is_writer() else nullcontext(), _stoppable(run.folder, _resume_hint(run.folder)) as stop:
         prepared = prepare(loaded, progress=progress)
         checkpoint = None if restart else _checkpoint(run, loaded, prepared, info, required=required, progress=progress)
@@ -142,8 +143,11 @@ def _learn_and_score(
     progress: Progress,
 ) -> Run:
     started = time.monotonic()
-    for note in (*prepared.warnings, *learner.notes):
-        progress.say(note)
+    if is_writer():
+        for warning in prepared.warnings:
+            progress.warn(warning.removeprefix("warning: "))
+        for note in learner.notes:
+            progress.say(note)
     result = _fit(run, loaded, prepared, learner, resume=resume, stop=stop, progress=progress)
     if is_writer():
         learner.save(learner.model, run.best)
@@ -203,7 +207,7 @@ def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner)
         seed=loaded.recipe.seed,
         data_fingerprint=prepared.fingerprint,
         model_origin=learner.origin,
-        notes=list(learner.notes),
+        notes=[*(f"warning: {text.removeprefix('warning: ')}" for text in prepared.warnings), *learner.notes],
         **describe_environment(),
     )
     windows = {split: counts.to_json() for split, counts in learner.counts.items()}
@@ -232,6 +236,15 @@ def _record_fit(run: Run, learner: Learner, result: FitResult, *, seconds: float
         micro_batches=result.micro_batches,
         notes=[*info.notes, *(note for note in result.notes if note not in info.notes)],
     )
+
+
+def _refuse_other_settings(run: Run, loaded: LoadedRecipe) -> None:
+    """A finished run has one recipe. Asking it for fewer epochs or steps than it made asks for nothing."""
+    made, wanted = settings_identity(load_recipe(run.recipe).recipe), settings_identity(loaded.recipe)
+    for length in ("training.num_train_epochs", "training.max_steps"):
+        if wanted[length] is not None and (made[length] is None or wanted[length] <= made[length]):
+            wanted[length] = made[length]
+    refuse_foreign(made, wanted, where=run.folder)
 
 
 def _checkpoint(

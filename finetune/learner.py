@@ -171,8 +171,13 @@ def _refuse_arithmetic(loaded: LoadedRecipe) -> None:
 
 
 def training_identity(loaded: LoadedRecipe, prepared: Prepared, *, processes: int) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be continued: every setting that touches the weights, flat."""
-    identity: dict[str, Any] = {"data": prepared.fingerprint[:16], "processes": processes}
+    """What must be equal for a checkpoint to be continued: data, processes, settings that touch the weights."""
+    return {"data": prepared.fingerprint[:16], "processes": processes, **settings_identity(loaded.recipe)}
+
+
+def settings_identity(recipe: Recipe) -> dict[str, Any]:
+    """The settings that touch the weights, flat: `training.learning_rate` and its like."""
+    identity: dict[str, Any] = {}
     untouched = {
         "logging_steps",
         "save_total_limit",
@@ -191,6 +196,6 @@ def training_identity(loaded: LoadedRecipe, prepared: Prepared, *, processes: in
             elif key not in untouched:
                 identity[f"{path}{key}"] = value
 
-    flatten(loaded.recipe.model_dump(mode="json"), "")
-    identity["model"] = (loaded.recipe.model.name or "from scratch").rsplit("/", 1)[-1]
+    flatten(recipe.model_dump(mode="json"), "")
+    identity["model"] = (recipe.model.name or "from scratch").rsplit("/", 1)[-1]
     return identity

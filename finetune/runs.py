@@ -230,11 +230,13 @@ def check_run_folder(folder: Path) -> None:
 
     What a run left that was killed while it began counts as nothing; only a run's folder has a lock.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(str(folder), "is a file", "Name a folder with --run.")
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise RecipeError(str(place), "is a file", "Name a folder with --run.")
     found = set(_listing(folder))
     if found and not (LOCK in found and found <= BEGUN_BY_HALF):
-        raise RecipeError(str(folder), "belongs to another run", "Use --resume or another folder.")
+        what = "belongs to another run" if "run.json" in found else "is not empty"
+        raise RecipeError(str(folder), what, "Use --resume or another folder.")
     parent = folder
     while not parent.exists():
         parent = parent.parent
@@ -247,7 +249,10 @@ def new_run(folder: Path) -> Iterator[Run]:
     """The run of a new folder, held for this process. Raises RecipeError when another process was faster."""
     check_run_folder(folder)  # before our own lock makes somebody's folder look like a run's
     with disk_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # a file system that makes no folders, such as /proc
+            raise EnvironmentFault(str(folder), "cannot be created there", "Name another with --run.") from None
     run = Run(folder)
     with run.locked():
         check_run_folder(folder)
@@ -369,7 +374,10 @@ def disk_faults(folder: Path) -> Iterator[None]:
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(sign in str(error) for sign in FULL_DISK_SIGNS):
-            what, do = f"disk full: {free_bytes(folder) / 1e6:,.1f} MB free", "Make room; a stopped run goes on with --resume."
+            what, do = (
+                f"disk full: {free_bytes(folder) / 1e6:,.1f} MB free",
+                "Make room; a stopped run goes on with --resume.",
+            )
             raise EnvironmentFault(str(folder), what, do) from error
         if number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise EnvironmentFault(str(folder), "cannot be written: permission denied") from error

@@ -416,7 +416,9 @@ RECIPES = [
         hides=(SECRET,),
     ),
     refused("C17", {"out/run.json": "{}"}, "out: belongs to another run. Use --resume or another folder."),
+    refused("C17-other", {"out/notes.md": "mine"}, "out: is not empty. Use --resume or another folder."),
     refused("C18", {"out": "a file"}, "out: is a file. Name a folder with --run."),
+    refused("C18-below", {"out": "a file"}, "out: is a file", argv=("train", "recipe.yaml", "--run", "out/x")),
     refused(
         "C19",
         {},
@@ -691,6 +693,12 @@ RUNS = [
         code=2,
         argv=(*RESUME, "training.num_train_epochs=1"),
         says=("belongs to another run (training.num_train_epochs 3, now 1)",),
+    ),
+    Case(
+        "E13-more",
+        says=("belongs to another run (training.num_train_epochs 3, now 5)",),
+        needs=("complete",),
+        argv=("train", "complete", "--resume", "training.num_train_epochs=5"),
     ),
     damaged(
         "E14", lambda f: shutil.rmtree(f / "run/checkpoints"), says=("run: no checkpoint yet; starting from scratch",)

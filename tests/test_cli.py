@@ -166,3 +166,12 @@ def test_f12_no_terminal_no_stdin_no_utf_8(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr.decode()
     assert rb"labels: \u597d\u8bc4, \u5dee\u8bc4" in done.stdout
+
+
+def test_a_warning_is_shown_even_when_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = reviews(tmp_path / "a.csv")
+    path.write_text(path.read_text().replace("0 is fine,good", "0 is fine,Good"), encoding="utf-8")
+    assert main(["train", "a.csv", "--text", "review", "--label", "mood", *TINY, "--quiet", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert "warning: labels 'Good' (4 rows), 'good' (16 rows) differ only in the way they are written" in shown.err
+    assert json.loads(shown.out)["splits"]["test"]["label_names"] == ["Good", "bad", "good"]

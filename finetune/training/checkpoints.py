@@ -76,7 +76,7 @@ def newest_checkpoint(folder: Path, *, identity: Identity) -> tuple[Checkpoint |
             unusable = unusable or (path / SEAL).exists()
             notes.append(f"skipping {path.name}: {fault}")
             continue
-        _refuse_foreign(seal["identity"], identity, where=path)
+        refuse_foreign(seal["identity"], identity, where=path)
         standing = Standing(**seal["standing"])
         lost = seal_fault(best_checkpoint(folder, standing.best_step)) if standing.best_step is not None else ""
         if lost:
@@ -237,7 +237,7 @@ def _checksum(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _refuse_foreign(sealed: Identity, now: Identity, *, where: Path) -> None:
+def refuse_foreign(sealed: Identity, now: Identity, *, where: Path) -> None:
     differences = [
         f"{key} {json.dumps(sealed.get(key), ensure_ascii=False)}, now {json.dumps(now.get(key), ensure_ascii=False)}"
         for key in sorted({*sealed, *now})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging as transformers_logging
 
 from finetune.errors import RecipeError
 from finetune.recipe import Training
@@ -285,6 +285,18 @@ class FollowRun(TrainerCallback):
             self._bar.close()
 
 
+@contextlib.contextmanager
+def _without_bars_of_transformers() -> Iterator[None]:
+    # Each save would draw one through ours; plan.progress shows what takes long.
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = None) -> FitResult:
     """Train, evaluating and saving as the settings say; leaves the best weights in `model`.
 
@@ -293,10 +305,9 @@ def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = No
     arguments = training_arguments(
         plan.settings, folder=plan.checkpoints, seed=plan.seed, greater_is_better=plan.greater_is_better
     )
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers' own saving and loading: plan.progress shows what takes long
     trainer = DocumentTrainer(model, plan, arguments)
     trainer.resumed = resume
-    with plan.stop.saving_first(), contextlib.closing(trainer.follower):
+    with plan.stop.saving_first(), contextlib.closing(trainer.follower), _without_bars_of_transformers():
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume is not None else None)
     state = trainer.state
     notes = []
