@@ -239,7 +239,9 @@ def _parser() -> _Parser:
     )
     made.add_argument("--resume", nargs="?", const=RESUME[0], choices=RESUME,
                       help="go on with a stopped run folder; 'require' refuses to start from scratch")  # fmt: skip
-    made.add_argument("--restart", action="store_true", help="forget the run folder's checkpoints and train again")
+    made.add_argument(
+        "--restart", action="store_true", help="forget the run folder's training and scores, and train again"
+    )
     made = verb("check", check, "look at recipe, data and model without training")
     _add_recipe_arguments(made)
     made = verb("evaluate", evaluate, "score a finished run's saved model again")

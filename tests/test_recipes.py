@@ -22,7 +22,7 @@ OUTSIDE_DATA = {
 
 
 def test_no_recipe_is_forgotten() -> None:
-    assert NAMES == sorted([*OUTSIDE_DATA, "chinese-sentiment-bert.yaml", "python-docs.yaml", "reviews.yaml"])
+    assert sorted([*OUTSIDE_DATA, "chinese-sentiment-bert.yaml", "python-docs.yaml", "reviews.yaml"]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

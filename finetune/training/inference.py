@@ -18,7 +18,7 @@ from finetune.data.windows import merge_windows
 from finetune.tasks.base import Floats, Task
 from finetune.training.batches import PASS_COST_TOKENS, cut_micro_batches, pad_windows
 
-DOCUMENTS_AT_A_TIME = 512
+DOCUMENTS_AT_A_TIME = 128
 
 
 @dataclass(frozen=True)
