@@ -123,7 +123,8 @@ def _run_pairs(work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
             with open(work / "log.txt", "wb") as log:
                 child = subprocess.run([*command, "--work", work, "--answer", answer], stdout=log, stderr=log)
             if child.returncode:
-                sys.exit((work / "log.txt").read_text(encoding="utf-8", errors="replace"))
+                told = (work / "log.txt").read_text(encoding="utf-8", errors="replace")
+                sys.exit(f"{told}\n{contender} ended with {child.returncode}")
             runs.append({"pair": pair, "contender": contender, **json.loads(answer.read_text(encoding="utf-8"))})
             write(sys.stdout, _row(runs[-1]))
     return runs

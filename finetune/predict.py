@@ -23,8 +23,6 @@ from finetune.tasks.base import Task
 from finetune.tasks.text_classification import TextClassification
 from finetune.training.inference import DocumentPredictions, predict_documents
 
-BUDGET_TOKENS = 16_384
-
 
 def _unheard(documents: int) -> None:
     """Nobody follows the progress."""
@@ -115,7 +113,6 @@ class Predictor:
             cut["windows"],
             task=self.task,
             pad_id=int(self.tokenizer.pad_token_id or 0),
-            budget_tokens=BUDGET_TOKENS,
             labels=labels,
             on_documents=on_documents,
         )

@@ -231,8 +231,11 @@ class Training(Section):
         32, ge=1, description="Documents a step, process and accumulation."
     )
     gradient_accumulation_steps: WholeNumber = Field(1, ge=1, description="Multiplies the documents of a step.")
-    tokens_per_micro_batch: WholeNumber = Field(
-        4096, ge=8, description="Most tokens, padding included, in one forward pass; a step is cut to fit."
+    tokens_per_micro_batch: WholeNumber | None = Field(
+        None,
+        ge=8,
+        description="Most tokens, padding included, in one forward pass; a step is cut to fit. "
+        "Default: 1,024 on a CPU, 16,384 on a GPU.",
     )
     optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "adafactor"] = Field(
         "adamw_torch", description="Optimizer; options for it go to extra.optim_args."

@@ -6,7 +6,7 @@ length and cut into micro-batches of little padding; their gradients add up to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,13 @@ from finetune.tasks.base import Task
 # What starting one more forward and backward pass costs, in tokens of the same pass: measured on MiniLM-L6 with
 # two CPU threads, where small matrices are nearly as fast as large ones; a GPU wants them large.
 PASS_COST_TOKENS = {"cpu": 24, "cuda": 4096}
+# The largest micro-batch where a recipe names none: on a CPU larger ones take more memory and are not faster.
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
+
+
+def of_device(tokens: Mapping[str, int], device: torch.device) -> int:
+    """A figure of one of the tables above; whatever is no CPU counts as a GPU."""
+    return tokens.get(device.type, tokens["cuda"])
 
 
 def keyed_seed(*key: int) -> int:

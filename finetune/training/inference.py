@@ -16,7 +16,13 @@ from transformers import PreTrainedModel
 
 from finetune.data.windows import merge_windows
 from finetune.tasks.base import Floats, Task
-from finetune.training.batches import PASS_COST_TOKENS, cut_micro_batches, pad_windows
+from finetune.training.batches import (
+    MICRO_BATCH_TOKENS,
+    PASS_COST_TOKENS,
+    cut_micro_batches,
+    of_device,
+    pad_windows,
+)
 
 DOCUMENTS_AT_A_TIME = 128
 
@@ -40,7 +46,7 @@ def predict_documents(
     *,
     task: Task,
     pad_id: int,
-    budget_tokens: int,
+    budget_tokens: int | None = None,
     labels: Sequence[Any] | None = None,
     on_documents: Callable[[int], None] = lambda count: None,
 ) -> DocumentPredictions:
@@ -78,7 +84,7 @@ def document_features(
     windows: Sequence[list[list[int]]],
     *,
     pad_id: int,
-    budget_tokens: int = 8192,
+    budget_tokens: int | None = None,
     on_documents: Callable[[int], None] = lambda count: None,
 ) -> Floats:
     """The encoder under a classifier as it stands: last hidden states, averaged over tokens, then windows.
@@ -137,11 +143,12 @@ def gathered(part: DocumentPredictions, *, documents: int, processes: int) -> Do
     return DocumentPredictions(probabilities=probabilities, losses=losses)
 
 
-def _groups(windows: Sequence[Sequence[int]], *, budget_tokens: int, device: torch.device) -> list[list[int]]:
+def _groups(windows: Sequence[Sequence[int]], *, budget_tokens: int | None, device: torch.device) -> list[list[int]]:
+    # Without gradients a pass keeps little, so it may be four times as large.
     return cut_micro_batches(
         [len(window) for window in windows],
-        budget_tokens=budget_tokens,
-        pass_cost_tokens=PASS_COST_TOKENS.get(device.type, PASS_COST_TOKENS["cuda"]),
+        budget_tokens=budget_tokens or 4 * of_device(MICRO_BATCH_TOKENS, device),
+        pass_cost_tokens=of_device(PASS_COST_TOKENS, device),
     )
 
 
@@ -152,7 +159,7 @@ def _predict_chunk(
     *,
     task: Task,
     pad_id: int,
-    budget_tokens: int,
+    budget_tokens: int | None,
     device: torch.device,
 ) -> tuple[Floats, Floats]:
     flat = [window for document in documents for window in document]

@@ -31,12 +31,14 @@ from finetune.errors import RecipeError
 from finetune.recipe import Training
 from finetune.runs import Json, append_json_line, write_json_lines
 from finetune.training.batches import (
+    MICRO_BATCH_TOKENS,
     PASS_COST_TOKENS,
     DocumentSampler,
     Step,
     collate_step,
     cut_micro_batches,
     keyed_seed,
+    of_device,
     pad_windows,
 )
 from finetune.training.checkpoints import Checkpoint
@@ -176,8 +178,9 @@ class DocumentTrainer(SealedTrainer):
         else:
             groups = cut_micro_batches(
                 lengths,
-                budget_tokens=self.plan.settings.tokens_per_micro_batch,
-                pass_cost_tokens=PASS_COST_TOKENS.get(self.args.device.type, PASS_COST_TOKENS["cuda"]),
+                budget_tokens=self.plan.settings.tokens_per_micro_batch
+                or of_device(MICRO_BATCH_TOKENS, self.args.device),
+                pass_cost_tokens=of_device(PASS_COST_TOKENS, self.args.device),
             )
         self.micro_batches += len(groups)
         self.real_tokens += sum(lengths)
@@ -228,7 +231,6 @@ class DocumentTrainer(SealedTrainer):
                 mine,
                 task=plan.task,
                 pad_id=plan.pad_id,
-                budget_tokens=4 * plan.settings.tokens_per_micro_batch,
                 labels=plan.validation.labels[rank::world],
                 on_documents=on_documents,
             )
