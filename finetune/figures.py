@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 130
-MOST_SCORES_DRAWN = 8
+MOST_SCORES_DRAWN = 4
 MOST_CLASSES_WITH_COUNTS = 30
 MOST_CLASSES_WITH_NAMES = 60
 LONGEST_NAME = 24
-FIRST_SCORES = ("eval_f1_macro", "eval_accuracy")
+FIRST_SCORES = ("eval_f1_macro", "eval_accuracy", "eval_f1_weighted", "eval_matthews")
 # Families that draw Chinese well where they are installed; any other font that has the characters will do.
 CHINESE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "PingFang SC", "Microsoft YaHei", "SimHei"),

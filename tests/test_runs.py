@@ -72,7 +72,7 @@ def test_a_run_killed_while_it_began_blocks_nobody(tmp_path: Path, last_written:
 def test_a_folder_of_the_user_is_no_half_run(tmp_path: Path, name: str) -> None:
     """A run's folder has a lock from its first moment; this one is somebody's work."""
     (tmp_path / name).write_text("mine")
-    with pytest.raises(RecipeError, match="belongs to another run"):
+    with pytest.raises(RecipeError, match="is not empty"):
         check_run_folder(tmp_path)
     with pytest.raises(RecipeError), new_run(tmp_path):
         pass
