@@ -57,7 +57,8 @@ def train(arguments: argparse.Namespace) -> int:
     progress = _progress(arguments)
     if arguments.resume or arguments.restart:
         if target.is_file():
-            raise RecipeError(str(target), "is a file; --resume and --restart take a run folder")
+            folder = arguments.run or "the run folder"
+            raise RecipeError(str(target), "is a file; --resume and --restart take a run folder", f"Name {folder}.")
         from finetune.experiment import resume
 
         required = arguments.resume == "require"
@@ -85,7 +86,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from finetune.experiment import evaluate as evaluate_run
-    from finetune.summary import render_classes, render_scores
+    from finetune.summary import openings, render_classes, render_scores
 
     split, scores = arguments.split, evaluate_run(
         arguments.run_folder, split=arguments.split, model=arguments.model, progress=_progress(arguments)
@@ -93,6 +94,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write(sys.stdout, json.dumps({"split": split, **scores.model_dump(mode="json")}, ensure_ascii=False))
     else:
+        opened = f"; {openings(arguments.run_folder)}" if split == "test" else ""
+        write(sys.stdout, f"{split} split of {arguments.run_folder}, model {arguments.model}/{opened}\n")
         write(sys.stdout, render_scores(scores, {}))
         write(sys.stdout, "\n" + render_classes(scores))
     return 0
@@ -246,8 +249,10 @@ def _parser() -> _Parser:
     _add_recipe_arguments(made)
     made = verb("evaluate", evaluate, "score a finished run's saved model again")
     made.add_argument("run_folder", metavar="RUN")
-    made.add_argument("--split", choices=("validation", "test"), default="test", help="test is recorded as an opening")
-    made.add_argument("--model", choices=("best", "last"), default="best")
+    made.add_argument(
+        "--split", choices=("validation", "test"), default="test", help="default: test; each look at it is recorded"
+    )
+    made.add_argument("--model", choices=("best", "last"), default="best", help="default: best")
     made = verb("predict", predict, "label new texts")
     made.add_argument("run_folder", metavar="RUN", help="a run folder, or a best/ or last/ folder")
     what = made.add_mutually_exclusive_group(required=True)

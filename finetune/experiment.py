@@ -40,6 +40,8 @@ from finetune.training.plan import FitPlan, FitResult
 from finetune.training.stopping import StopRequest
 from finetune.training.trainer import fit
 
+WARNING = "warning: "
+
 
 def train(loaded: LoadedRecipe, *, folder: str | Path | None = None, progress: Progress = SILENT) -> Run:
     """Run a recipe from data to scores in a new run folder. Raises the errors of errors.py."""
@@ -107,7 +109,7 @@ def check(loaded: LoadedRecipe, *, progress: Progress = SILENT) -> Json:
         f"labels: {', '.join(prepared.labels.names)}",
         f"model: {learner.origin}, {learner.model.num_parameters():,} parameters",
     ]
-    lines += [*prepared.warnings, *learner.notes, "recipe, data and model fit together"]
+    lines += [*_notes(prepared, learner), "recipe, data and model fit together"]
     return {"lines": lines, "data": prepared.report, "windows": windows, "model_origin": learner.origin}
 
 
@@ -144,10 +146,9 @@ def _learn_and_score(
 ) -> Run:
     started = time.monotonic()
     if is_writer():
-        for warning in prepared.warnings:
-            progress.warn(warning.removeprefix("warning: "))
-        for note in learner.notes:
-            progress.say(note)
+        for note in _notes(prepared, learner):
+            warning = note.removeprefix(WARNING)
+            (progress.warn if warning != note else progress.say)(warning)
     result = _fit(run, loaded, prepared, learner, resume=resume, stop=stop, progress=progress)
     if is_writer():
         learner.save(learner.model, run.best)
@@ -207,7 +208,7 @@ def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner)
         seed=loaded.recipe.seed,
         data_fingerprint=prepared.fingerprint,
         model_origin=learner.origin,
-        notes=[*(f"warning: {text.removeprefix('warning: ')}" for text in prepared.warnings), *learner.notes],
+        notes=_notes(prepared, learner),
         **describe_environment(),
     )
     windows = {split: counts.to_json() for split, counts in learner.counts.items()}
@@ -217,6 +218,12 @@ def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner)
         splits=prepared.split_table(),
         info=info,
     )
+
+
+def _notes(prepared: Prepared, learner: Learner) -> list[str]:
+    """What the data and the model gave cause to say; warnings begin with the word."""
+    warnings = [WARNING + text.removeprefix(WARNING) for text in prepared.warnings]
+    return [*warnings, *learner.notes]
 
 
 def _recipe_text(run: Run, loaded: LoadedRecipe) -> str:

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune.data.prepare import Prepared
-from finetune.data.windows import WindowCounts, cut_windows
+from finetune.data.windows import ROWS_AT_A_TIME, WindowCounts, cut_windows
 from finetune.errors import ModelError, RecipeError
 from finetune.model_folder import ModelFolder
 from finetune.models import (
@@ -33,6 +33,8 @@ from finetune.recipe_file import LoadedRecipe
 from finetune.runs import MODEL_SETTINGS, Json
 from finetune.tasks.base import Task
 from finetune.tasks.text_classification import TextClassification, balanced_weights
+
+MOST_UNKNOWN_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def build_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: Progres
                 rows, tokenizer, settings=recipe.windows, on_documents=bar.update
             )
         notes.extend(_cut_notes(recipe, split, counts[split]))
+    notes.extend(_unknown_note(windows["train"], tokenizer))
     task = TextClassification(
         labels=prepared.labels,
         aggregate=recipe.windows.aggregate,
@@ -135,6 +138,19 @@ def _cut_notes(recipe: Recipe, split: str, counts: WindowCounts) -> list[str]:
     setting = "truncate" if recipe.windows.truncate else f"max_per_document {recipe.windows.max_per_document}"
     documents = f"{counts.documents_cut:,} of {counts.documents:,} documents"
     return [f"{split}: windows.{setting} cuts {counts.tokens_cut:,} tokens from {documents}"]
+
+
+def _unknown_note(windows: datasets.Dataset, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """A warning when the model cannot read much of the text, as an English one Chinese."""
+    if tokenizer.unk_token_id is None:
+        return []
+    unknown = tokens = 0
+    for batch in windows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME):
+        ids = batch["windows"].combine_chunks().flatten().flatten().to_numpy()
+        unknown, tokens = unknown + int((ids == tokenizer.unk_token_id).sum()), tokens + len(ids)
+    if unknown <= MOST_UNKNOWN_SHARE * tokens:
+        return []
+    return [f"warning: {unknown / tokens:.0%} of the training tokens are unknown to this model's tokenizer"]
 
 
 def _refuse_windows(loaded: LoadedRecipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

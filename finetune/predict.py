@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from finetune.data.cleaning import clean_text
 from finetune.data.labels import LabelMap
 from finetune.data.windows import cut_windows
-from finetune.errors import Collector, DataError, ModelError
+from finetune.errors import CheckpointError, Collector, DataError, ModelError
 from finetune.models import load_classifier
 from finetune.recipe import Windows
 from finetune.runs import MODEL_SETTINGS, find_run
@@ -55,7 +55,10 @@ class Predictor:
         """From a run folder (its best/), or from best/, last/ or a copy of them. Raises ModelError."""
         path = Path(folder).expanduser()
         if not (path / MODEL_SETTINGS).exists() and not (path / "config.json").exists():
-            path = find_run(path).best
+            run = find_run(path)
+            path = run.best
+            if not path.is_dir():
+                raise CheckpointError(str(run.folder), "has no best/", "Finish the training first: --resume.")
         model, tokenizer = load_classifier(path)
         try:
             settings = json.loads((path / MODEL_SETTINGS).read_text(encoding="utf-8"))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from unicodedata import east_asian_width
 
-from finetune.runs import Json, Run, RunInfo, Score, Scores, SplitScores
+from finetune.runs import Json, Run, RunInfo, Score, Scores, SplitScores, read_json_lines
 
-HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "matthews", "roc_auc", "log_loss", "loss")
+HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "roc_auc", "log_loss", "loss")
 LOSSES = ("loss", "log_loss", "error_rate")
 MOST_CLASSES = 30
 BEST_ROW = "this model (best/)"
@@ -17,10 +18,10 @@ def render_summary(run: Run) -> str:
     """The whole screen as text."""
     info, scores = run.read(run.info, RunInfo), run.read(run.scores, Scores)
     split = scores.splits["test"]
-    notes = "\n".join(f"Note: {note}" for note in (*info.notes, *scores.notes))
+    notes = "\n".join(_note(note) for note in (*info.notes, *scores.notes))
     parts = [
         verdict(scores),
-        f"Test: {_count(split)} documents, never used for choosing; opened {len(_openings(run))} time(s).",
+        f"Test: {_count(split)} documents, never used for choosing; {openings(run.folder)}.",
         render_scores(split, scores.baselines),
         render_classes(split),
         _chosen(scores),
@@ -118,10 +119,15 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def _openings(run: Run) -> list[Json]:
-    from finetune.runs import read_json_lines
+def openings(folder: str | Path) -> str:
+    """How often the test split of a run was looked at: `opened once`."""
+    count = len(read_json_lines(Run(folder).test_openings))
+    return "opened once" if count == 1 else f"opened {count} times"
 
-    return read_json_lines(run.test_openings)
+
+def _note(text: str) -> str:
+    warning = text.removeprefix("warning: ")
+    return f"Warning: {warning}" if warning != text else f"Note: {text}"
 
 
 def _count(split: SplitScores) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import tiny_bert_folder
 
 from finetune import cli
 from finetune.cli import main
@@ -175,3 +176,32 @@ def test_a_warning_is_shown_even_when_quiet(tmp_path: Path, capsys: pytest.Captu
     shown = capsys.readouterr()
     assert "warning: labels 'Good' (4 rows), 'good' (16 rows) differ only in the way they are written" in shown.err
     assert json.loads(shown.out)["splits"]["test"]["label_names"] == ["Good", "bad", "good"]
+
+
+def test_a_group_on_both_sides_of_brought_parts_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, first in (("tr.csv", 0), ("te.csv", 100)):
+        rows = [f"text {first + row},{'good' if row % 2 else 'bad'},author {row}" for row in range(20)]
+        (tmp_path / name).write_text("\n".join(["text,label,author", *rows]), encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(
+        "task: text-classification\ndata: {source: {train: tr.csv, test: te.csv}, columns: {group: author}}\n",
+        encoding="utf-8",
+    )
+    assert main(["check", str(tmp_path / "r.yaml"), "--quiet"]) == 1
+    shown = capsys.readouterr().err
+    assert "data.columns.group: " in shown and "20 groups are both in train and in test (author 0" in shown
+
+
+def test_a_list_label_names_the_remedy_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps({"text": f"text {row}", "label": ["a", "b"]}) for row in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert main(["check", str(tmp_path / "a.jsonl"), "--quiet"]) == 2
+    shown = capsys.readouterr().err
+    assert "a.jsonl:1: 'label' is a list. Set data.multi_label: true" in shown and shown.count("error:") == 1
+
+
+def test_a_model_that_cannot_read_the_text_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_bert_folder(tmp_path / "m", texts=["only these words are known"])
+    rows = [f"{'quartz jukebox vexing' * 3} {row},{'good' if row % 2 else 'bad'}" for row in range(30)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    assert main(["check", str(tmp_path / "a.csv"), "model.name=./m", "windows.max_tokens=32", "windows.stride=0"]) == 0
+    assert "of the training tokens are unknown to this model's tokenizer" in capsys.readouterr().out

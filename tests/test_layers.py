@@ -29,6 +29,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "figures.py",
         "data/corpora.py",
         "data/tables.py",
+        "data/hub_datasets.py",
         "data/sources.py",
         "data/labels.py",
         "data/duplicates.py",

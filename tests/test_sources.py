@@ -98,7 +98,7 @@ def test_read_as_it_stands(case: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     loaded = load(tmp_path, name)
     assert [(text, label, origin) for _, text, label, _, origin in rows(loaded)] == expected
-    assert [row[0] for row in rows(loaded)] == [f"{name}:{number}" for number in range(1, len(expected) + 1)]
+    assert [row[0] for row in rows(loaded)] == [origin for _, _, origin in expected]  # an id can be looked up
     assert note in " ".join(loaded.notes)
     assert bool(loaded.notes) == bool(note)
 
@@ -284,7 +284,7 @@ def test_files_of_one_name_keep_apart(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "d.csv").write_text(f"text,label\n{name},x\n")
     loaded = load(Path("/"), [str(tmp_path / "one/d.csv"), str(tmp_path / "two/d.csv")])
-    assert [row[0] for row in rows(loaded)] == ["d.csv:1", "two/d.csv:1"]
+    assert [row[0] for row in rows(loaded)] == ["d.csv:2", "two/d.csv:2"]
 
 
 def test_splits(tmp_path: Path) -> None:

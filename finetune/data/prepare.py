@@ -7,6 +7,7 @@ model's own tokenizer.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from finetune.data.duplicates import content_hash, families
 from finetune.data.labels import LabelMap, read_labels
 from finetune.data.sources import ColumnMap, Loaded, load_examples
 from finetune.data.splits import assign_splits, split_off, split_report
-from finetune.errors import DataError
+from finetune.errors import DataError, GateFailed, Problem, listed
 from finetune.progress import Progress
 from finetune.recipe import SPLITS, Columns, Split
 from finetune.recipe_file import LoadedRecipe
@@ -136,6 +137,7 @@ def divide(
             seed=seed,
         )
         return {name: rows.select(np.flatnonzero(assigned == name)) for name in SPLITS}, []
+    _refuse_shared_groups(splits)
     divided, notes = dict(splits), []
     for missing in [name for name in ("test", "validation") if name not in divided]:
         rows = divided["train"]
@@ -155,6 +157,22 @@ def divide(
         if not len(divided[name]):
             raise DataError(f"data.source.{name}", "has no rows")
     return divided, notes
+
+
+def _refuse_shared_groups(splits: dict[str, datasets.Dataset]) -> None:
+    """Parts the user brought must keep each group on one side. Raises GateFailed naming what would leak."""
+    groups = {name: {group for group in rows["group"] if group is not None} for name, rows in splits.items()}
+    problems = [
+        Problem(
+            "data.columns.group",
+            f"{len(shared):,} groups are both in {one} and in {other} ({listed(sorted(shared), most=3)})",
+            "Give each group to one part, bring the data as one source, or leave the group out.",
+        )
+        for one, other in itertools.combinations(groups, 2)
+        if (shared := groups[one] & groups[other])
+    ]
+    if problems:
+        raise GateFailed.of(problems)
 
 
 def _watched_corpora(progress: Progress) -> dict[str, Callable[[], Iterable[dict[str, str]]]]:

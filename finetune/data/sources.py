@@ -11,9 +11,6 @@ import hashlib
 import json
 import os
 import re
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -23,8 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from finetune.data.tables import ACCEPTED, Record, TableFile, check_columns, format_of, kind_of, named, read_rows
-from finetune.errors import Collector, DataError, EnvironmentFault, did_you_mean, listed
+from finetune.data.hub_datasets import dataset_rows, fetch_dataset
+from finetune.data.tables import ACCEPTED, Record, TableFile, check_columns, format_of, kind_of, read_rows
+from finetune.errors import Collector, DataError, did_you_mean, listed
 
 if TYPE_CHECKING:
     import datasets  # imported late: it takes seconds, and a broken file is refused without it
@@ -39,7 +37,6 @@ HUB_SPLITS = {"train": "train", "validation": "validation", "valid": "validation
               "dev": "validation", "test": "test"}  # fmt: skip
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILE_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
-HUB_PROBE_SECONDS = 3.0
 ROWS_PER_BATCH = 10_000
 
 
@@ -136,6 +133,7 @@ class _Load:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     ids: dict[str, str] = field(default_factory=dict)
+    lists_refused: bool = False
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -190,7 +188,7 @@ class _Examples:
     def add(self, position: int, record: Record) -> None:
         columns, self._where = self._load.columns, f"{self._name}:{position}"
         self.rows += 1
-        self.columns["id"].append(self._id(record) if columns.id else f"{self._name}:{self.rows}")
+        self.columns["id"].append(self._id(record) if columns.id else self._where)
         self.columns["text"].append(self._text(record.get(columns.text), columns.text))
         label, group = self._load.roles.get("label"), self._load.roles.get("group")
         self.columns["label"].append(self._label(record.get(label), label) if label else None)
@@ -226,6 +224,11 @@ class _Examples:
         return [label for part in parts if (label := self._one_label(part, column)) is not None]
 
     def _one_label(self, value: object, column: str) -> str | None:
+        if isinstance(value, list):
+            if not self._load.lists_refused:  # once: every row says the same
+                self._problem(f"'{column}' is a list", "Set data.multi_label: true, or give each row one label.")
+            self._load.lists_refused = True
+            return None
         text, kind = self._word(value, column), kind_of(value).replace("a number", "numbers")
         if text is not None and kind not in self._label_kinds:
             self._label_kinds.append(kind)
@@ -396,54 +399,14 @@ def _is_hub_id(name: str, *, base: Path) -> bool:
 
 def _hub_splits(name: str, *, load: _Load) -> dict[str, list[_Part]]:
     """The dataset's own splits where it has train and more, else all of it."""
-    found = _fetch(name)
+    found = fetch_dataset(name)
     ours: dict[str, list[_Part]] = {}
     for theirs, rows in found.items():
         split = "all" if len(found) == 1 else HUB_SPLITS.get(theirs, "")
         if not split or split in ours:
             load.notes.append(f"{name}: split '{theirs}' is not used")
             continue
-        ours[split] = [_Part(name if split == "all" else f"{name}/{theirs}", rows=partial(_hub_rows, rows))]
+        ours[split] = [_Part(name if split == "all" else f"{name}/{theirs}", rows=partial(dataset_rows, rows))]
     if not ours:
         raise DataError("data.source", f"{name} has no split train, validation or test. Found: {listed(found)}")
     return ours
-
-
-def _hub_rows(rows: datasets.Dataset) -> Iterator[Record]:
-    classes = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "names")}
-    for batch in rows.iter(batch_size=ROWS_PER_BATCH):
-        columns = {column: named(values, names=classes.get(column, [])) for column, values in batch.items()}
-        for values in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, values, strict=True))
-
-
-def _fetch(name: str) -> dict[str, datasets.Dataset]:
-    """From the cache or the Hub; without a network the answer comes in seconds, not after the library's retries."""
-    import datasets
-
-    offline = datasets.config.HF_HUB_OFFLINE
-    try:
-        datasets.config.HF_HUB_OFFLINE = offline or not _hub_answers(datasets.config.HF_ENDPOINT)
-        return dict(datasets.load_dataset(name))
-    except datasets.exceptions.DatasetNotFoundError:
-        raise DataError(name, "no such file, and no such dataset on the Hub") from None
-    except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        if isinstance(error, ConnectionError | TimeoutError):
-            what = f"cannot reach the Hub, and it is not in the cache ({reason})"
-            raise EnvironmentFault(name, what, "Give a local file.") from None
-        raise DataError(name, f"cannot be loaded from the Hub ({reason})", "Give a local file.") from None
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
-
-
-def _hub_answers(endpoint: str) -> bool:
-    if urllib.request.getproxies():
-        return True  # behind a proxy only the library itself can tell
-    try:
-        address = urllib.parse.urlsplit(endpoint)
-        place = (address.hostname or "", address.port or (80 if address.scheme == "http" else 443))
-        socket.create_connection(place, timeout=HUB_PROBE_SECONDS).close()
-    except OSError:
-        return False
-    return True
