@@ -62,6 +62,6 @@ def test_recipe_on_outside_data_runs_on_a_limit(
     found = sorted(Path(folder).rglob(file)) if folder else []
     if not found:
         pytest.skip(f"FINETUNE_DATA does not name a folder with {file}")
-    overrides = [f"data.source={found[0]}", "data.limit=200", "training.max_steps=2", "windows.max_per_document=2"]
+    overrides = [f"data.source={found[0]}", "data.limit=200", "training.max_steps=2"]
     assert main(["train", str(RECIPES / name), *overrides, "--run", str(tmp_path / "run"), "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["splits"]["test"]["scores"]["loss"]["value"] > 0
