@@ -96,7 +96,6 @@ class DocumentTrainer(SealedTrainer):
     """A Trainer whose unit is the document. Use `fit`."""
 
     def __init__(self, model: PreTrainedModel, plan: FitPlan, arguments: TrainingArguments) -> None:
-        self.micro_batches = 0
         super().__init__(plan, model=model, args=arguments, train_dataset=plan.train, eval_dataset=plan.validation)
         self.sampler = DocumentSampler(
             documents=len(plan.train),
@@ -182,7 +181,6 @@ class DocumentTrainer(SealedTrainer):
                 or of_device(MICRO_BATCH_TOKENS, self.args.device),
                 pass_cost_tokens=of_device(PASS_COST_TOKENS, self.args.device),
             )
-        self.micro_batches += len(groups)
         self.real_tokens += sum(lengths)
         self.padded_tokens += sum(len(group) * max(lengths[index] for index in group) for group in groups)
         return groups
