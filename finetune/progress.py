@@ -6,8 +6,7 @@ stdout is for results. Texts that the terminal cannot show are escaped instead o
 from __future__ import annotations
 
 import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 QUIET_SECONDS = 1.0
@@ -23,7 +22,6 @@ class Progress:
     """
 
     quiet: bool = False
-    started: float = field(default_factory=time.monotonic)
 
     def say(self, text: str) -> None:
         if not self.quiet:

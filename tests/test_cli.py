@@ -191,6 +191,16 @@ def test_a_group_on_both_sides_of_brought_parts_is_refused(tmp_path: Path, capsy
     assert "data.columns.group: " in shown and "20 groups are both in train and in test (author 0" in shown
 
 
+def test_what_a_split_misses_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"text {row},{('good', 'bad')[row % 2]},author {row}" for row in range(60)]
+    rows += [f"rare {row},rare,author x" for row in range(6)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label,author", *rows]), encoding="utf-8")
+    tiny_bert_folder(tmp_path / "m", texts=rows)
+    words = ["model.name=./m", "windows.max_tokens=32", "windows.stride=0", "data.columns.group=author"]
+    assert main(["check", str(tmp_path / "a.csv"), *words, "--quiet"]) == 0
+    assert "warning: validation has no row of class 'rare'" in capsys.readouterr().out
+
+
 def test_a_list_label_names_the_remedy_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [json.dumps({"text": f"text {row}", "label": ["a", "b"]}) for row in range(20)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.corpora import AREA_OF_MODULE, CORPORA, corpus_version, python_docs
+from finetune.data.corpora import AREA_OF_MODULE, CORPORA, python_docs
 from finetune.errors import DataError
 
 LONG = "This docstring has certainly more than forty characters"
@@ -82,7 +82,3 @@ def test_the_running_library_has_eight_areas_none_tiny() -> None:
     assert min(areas.values()) >= 200
     assert 5_000 < len(rows) < 12_000
     assert len({row["text"] for row in rows}) == len(rows)
-
-
-def test_the_version_names_the_python() -> None:
-    assert corpus_version().startswith("python 3.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import platform
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
@@ -73,11 +72,6 @@ def python_docs(library: Path | None = None) -> Iterator[dict[str, str]]:
             f"this Python keeps no library sources in {folder}",
             "Use a Python installed with its .py files, or a source of your own.",
         )
-
-
-def corpus_version() -> str:
-    """What the built-in text depends on, for the run folder: `python 3.11.7`."""
-    return f"python {platform.python_version()}"
 
 
 def _area(name: str) -> str | None:

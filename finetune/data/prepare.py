@@ -90,14 +90,15 @@ def prepare(loaded: LoadedRecipe, *, progress: Progress) -> Prepared:
     family_parts = dict(zip(splits, np.split(family_of_row, bounds), strict=True))
     encoded = {name: [labels.encode(label) for label in rows["label"]] for name, rows in splits.items()}
     cleaning_notes = [note for step in steps for note in step.notes]
-    warnings = [*source.warnings, *label_warnings, *cleaning_notes, *split_notes]
+    report = _report(source, steps, splits, labels, family_parts, settings=data.split)
+    warnings = [*source.warnings, *label_warnings, *cleaning_notes, *split_notes, *report["splits"]["notes"]]
     return Prepared(
         splits=splits,
         labels=labels,
         encoded=encoded,
         families=family_parts,
         fingerprint=_fingerprint(splits),
-        report=_report(source, steps, splits, labels, family_parts, warnings, settings=data.split),
+        report=report | {"warnings": warnings},
         warnings=warnings,
     )
 
@@ -204,7 +205,6 @@ def _report(
     splits: dict[str, datasets.Dataset],
     labels: LabelMap,
     family_parts: dict[str, npt.NDArray[np.int64]],
-    warnings: list[str],
     *,
     settings: Split,
 ) -> Json:
@@ -216,7 +216,6 @@ def _report(
         "format_version": 1,
         "files": [asdict(item) for item in source.files],
         "notes": source.notes,
-        "warnings": warnings,
         "cleaning": [asdict(step) for step in steps],
         "labels": list(labels.names),
         "multi_label": labels.multi_label,
