@@ -12,16 +12,21 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from finetune.errors import FinetuneError, RecipeError, Stopped, did_you_mean, listed
 from finetune.progress import Progress, write
+from finetune.recipe import ExportFormat
 from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe
 from finetune.yaml_text import YamlText
 
 EXIT_INTERRUPTED = 130
 RESUME = ("if-possible", "require")
-TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz")
+TABLE_SUFFIXES = (
+    *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz"),
+    *(".xml", ".h5", ".hdf5"),
+)
+EXAMPLES_KEPT = 3
 
 
 def console() -> NoReturn:
@@ -81,6 +86,49 @@ def check(arguments: argparse.Namespace) -> int:
     else:
         for line in report["lines"]:
             write(sys.stdout, line)
+    return 0
+
+
+def prepare(arguments: argparse.Namespace) -> int:
+    loaded = _recipe(Path(arguments.target).expanduser(), arguments)
+    from finetune.dataset_folder import prepare_folder, render_prepared
+
+    progress = _progress(arguments)
+    done = prepare_folder(
+        loaded,
+        Path(arguments.output).expanduser() if arguments.output else None,
+        format=arguments.format,
+        folds=arguments.folds,
+        examples=max(arguments.show, EXAMPLES_KEPT),
+        force=arguments.force,
+        progress=progress,
+    )
+    if arguments.json:
+        write(sys.stdout, json.dumps({"files": list(map(str, done.files)), "data": done.report}, ensure_ascii=False))
+    else:
+        for line in render_prepared(done, examples=arguments.show):
+            write(sys.stdout, line)
+    if done.files:
+        progress.say(f"{listed(path.name for path in done.files)} and a data card are in {done.files[0].parent}")
+    return 0
+
+
+def init(arguments: argparse.Namespace) -> int:
+    data = Path(arguments.data).expanduser()
+    target = Path(arguments.output).expanduser() if arguments.output else Path(f"{data.name.split('.')[0]}.yaml")
+    if target.exists() and not arguments.force:
+        raise RecipeError(str(target), "exists already", "Add --force to replace it, or name another with --output.")
+    from finetune.data.guess import guess_table
+    from finetune.runs import write_text
+    from finetune.starter import ask, write_recipe
+
+    guess = guess_table(data)
+    flags = {"text": arguments.text, "label": arguments.label, "group": arguments.group, "task": arguments.task}
+    choices = ask(guess, flags, sys.stdin, sys.stderr, yes=arguments.yes)
+    write_text(target, write_recipe(guess, target, choices=choices))
+    write(
+        sys.stdout, str(target) if arguments.quiet else f"{target}: look through it, then run: finetune train {target}"
+    )
     return 0
 
 
@@ -180,7 +228,8 @@ def _show_run(run: Any, arguments: argparse.Namespace) -> int:
 def _prediction_line(row: dict[str, Any]) -> str:
     label = row["label"] if isinstance(row["label"], str) else ", ".join(row["label"]) or "(none)"
     best = max(row["probabilities"].items(), key=lambda item: float(item[1]))
-    return f"{label}\t{best[1]:.3f}\t{row['text']}"
+    decided = f"\t(of {row['windows']} windows, this decided: {row['passage']})" if "passage" in row else ""
+    return f"{label}\t{best[1]:.3f}\t{row['text']}{decided}"
 
 
 def _progress(arguments: argparse.Namespace) -> Progress:
@@ -219,6 +268,9 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+Verb = Callable[[str, Callable[[argparse.Namespace], int], str], _Parser]
+
+
 def _parser() -> _Parser:
     common = _Parser(add_help=False)
     common.add_argument("--quiet", action="store_true", help="no progress, only results, warnings and errors")
@@ -235,6 +287,35 @@ def _parser() -> _Parser:
         made.set_defaults(verb=run, parser=made)
         return made
 
+    _data_verbs(verb)
+    _run_verbs(verb)
+    verb("schema", schema, "print the JSON schema of a recipe")
+    verb("doctor", doctor, "versions, devices, Hub and cache, disk")
+    return parser
+
+
+def _data_verbs(verb: Verb) -> None:
+    made = verb("init", init, "look at a data file and write a commented recipe for it")
+    made.add_argument("data", metavar="FILE", help="a csv, tsv, json, jsonl, parquet, arrow, xml or hdf5 file")
+    made.add_argument("--text", metavar="COLUMN", help="the column of the text (default: asked, or guessed)")
+    made.add_argument("--label", metavar="COLUMN", help="the column of the label")
+    made.add_argument("--group", metavar="COLUMN", help="rows that share this value stay in one split; - is none")
+    made.add_argument("--task", metavar="TASK", help="what to learn (default: text-classification)")
+    made.add_argument("--output", metavar="RECIPE", help="where to write it (default: the file's name with .yaml)")
+    made.add_argument("--yes", action="store_true", help="take the guesses without asking")
+    made.add_argument("--force", action="store_true", help="replace RECIPE when it exists")
+    made = verb("check", check, "look at recipe, data and model without training")
+    _add_recipe_arguments(made)
+    made = verb("prepare", prepare, "clean, check and split the data of a recipe, and write it for any other tool")
+    _add_recipe_arguments(made)
+    made.add_argument("--output", metavar="DIR", help="write train, validation and test, data.json and a card there")
+    made.add_argument("--format", choices=get_args(ExportFormat), default="parquet", help="default: parquet")
+    made.add_argument("--folds", type=int, metavar="K", help="add a column `fold` over all rows, 0 to K - 1")
+    made.add_argument("--show", type=int, default=0, metavar="N", help="show N examples of what each step changed")
+    made.add_argument("--force", action="store_true", help="replace the files of an earlier prepare in DIR")
+
+
+def _run_verbs(verb: Verb) -> None:
     made = verb("train", train, "train from a recipe, a data file, or a stopped run")
     _add_recipe_arguments(made)
     made.add_argument(
@@ -245,8 +326,6 @@ def _parser() -> _Parser:
     made.add_argument(
         "--restart", action="store_true", help="forget the run folder's training and scores, and train again"
     )
-    made = verb("check", check, "look at recipe, data and model without training")
-    _add_recipe_arguments(made)
     made = verb("evaluate", evaluate, "score a finished run's saved model again")
     made.add_argument("run_folder", metavar="RUN")
     made.add_argument(
@@ -261,9 +340,6 @@ def _parser() -> _Parser:
     made.add_argument("--output", metavar="FILE", help="csv, jsonl or parquet; default is jsonl on stdout")
     made.add_argument("--column", metavar="NAME", help="the text column of FILE (default: the one trained on)")
     made.add_argument("--force", action="store_true", help="replace FILE when it exists")
-    verb("schema", schema, "print the JSON schema of a recipe")
-    verb("doctor", doctor, "versions, devices, Hub and cache, disk")
-    return parser
 
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:

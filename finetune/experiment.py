@@ -15,8 +15,10 @@ from typing import Literal
 
 import torch
 
+from finetune.data.lengths import length_lines
+from finetune.data.own_functions import own_function_texts
 from finetune.data.prepare import Prepared, prepare
-from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, Stopped
+from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, RecipeError, Stopped
 from finetune.learner import Learner, build_learner, settings_identity, training_identity, window_lists
 from finetune.progress import SILENT, Progress
 from finetune.recipe_file import LoadedRecipe, dump_recipe, load_recipe, relocate
@@ -48,6 +50,7 @@ def train(loaded: LoadedRecipe, *, folder: str | Path | None = None, progress: P
     run_folder = Path(folder) if folder is not None else new_run_folder(loaded.name)
     if is_writer():
         check_run_folder(run_folder)
+    _refuse_numbers(loaded)
     with _stoppable(run_folder, "Nothing was begun; run the same command again.") as stop:
         prepared = prepare(loaded, progress=progress)
         learner = build_learner(loaded, prepared, progress=progress)
@@ -97,15 +100,12 @@ def resume(
 
 def check(loaded: LoadedRecipe, *, progress: Progress = SILENT) -> Json:
     """Everything `train` does before it creates a run folder: data, labels, splits, model, windows."""
+    _refuse_numbers(loaded)
     prepared = prepare(loaded, progress=progress)
     learner = build_learner(loaded, prepared, progress=progress)
     windows = {split: counts.to_json() for split, counts in learner.counts.items()}
     lines = [
-        f"{split}: {counts['documents']:,} documents, {counts['windows']:,} windows, {counts['tokens']:,} tokens; "
-        f"longest {counts['longest_document_tokens']:,}"
-        for split, counts in windows.items()
-    ]
-    lines += [
+        *length_lines(learner.lengths),
         f"labels: {', '.join(prepared.labels.names)}",
         f"model: {learner.origin}, {learner.model.num_parameters():,} parameters",
     ]
@@ -146,6 +146,8 @@ def _learn_and_score(
 ) -> Run:
     started = time.monotonic()
     if is_writer():
+        for line in length_lines(learner.lengths):
+            progress.say(line)
         for note in _notes(prepared, learner):
             warning = note.removeprefix(WARNING)
             (progress.warn if warning != note else progress.say)(warning)
@@ -212,6 +214,8 @@ def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner)
         **describe_environment(),
     )
     windows = {split: counts.to_json() for split, counts in learner.counts.items()}
+    for file, text in own_function_texts(loaded.recipe.cleaning, loaded.base).items():
+        write_text(run.folder / file, text)
     run.begin(
         recipe_text=_recipe_text(run, loaded),
         data=prepared.report | {"windows": windows},
@@ -243,6 +247,12 @@ def _record_fit(run: Run, learner: Learner, result: FitResult, *, seconds: float
         micro_batches=result.micro_batches,
         notes=[*info.notes, *(note for note in result.notes if note not in info.notes)],
     )
+
+
+def _refuse_numbers(loaded: LoadedRecipe) -> None:
+    if loaded.recipe.data.numeric:
+        what = "the models here read text, and would not look at numeric columns"
+        raise RecipeError(loaded.where("data", "numeric"), what, "Leave it out, or use finetune prepare.")
 
 
 def _refuse_other_settings(run: Run, loaded: LoadedRecipe) -> None:

@@ -15,6 +15,7 @@ import datasets
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from finetune.data.lengths import LengthAudit
 from finetune.data.prepare import Prepared
 from finetune.data.windows import ROWS_AT_A_TIME, WindowCounts, cut_windows
 from finetune.errors import ModelError, RecipeError
@@ -56,6 +57,11 @@ class Learner:
         return self.folder.origin if self.folder is not None else "from scratch"
 
     @property
+    def lengths(self) -> dict[str, LengthAudit]:
+        """How long the documents of each split are in tokens of this model."""
+        return {split: counts.lengths for split, counts in self.counts.items()}
+
+    @property
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id or 0)
 
@@ -85,9 +91,8 @@ def build_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: Progres
     windows, counts = {}, {}
     for split, rows in prepared.splits.items():
         with progress.bar(total=len(rows), desc=f"cutting windows of {split}", unit="document") as bar:
-            windows[split], counts[split] = cut_windows(
-                rows, tokenizer, settings=recipe.windows, on_documents=bar.update
-            )
+            cut, counts[split] = cut_windows(rows, tokenizer, settings=recipe.windows, on_documents=bar.update)
+        windows[split] = cut.select_columns(["windows"])  # training reads rows one at a time, and only these
         notes.extend(_cut_notes(recipe, split, counts[split]))
     notes.extend(_unknown_note(windows["train"], tokenizer))
     task = TextClassification(
@@ -126,7 +131,7 @@ def _model_settings(recipe: Recipe) -> Json:
         "format_version": 1,
         "task": recipe.task,
         "multi_label": recipe.data.multi_label,
-        "cleaning": list(recipe.cleaning),
+        "cleaning": [step.model_dump(mode="json") for step in recipe.cleaning],
         "windows": recipe.windows.model_dump(mode="json"),
         "text_column": recipe.data.columns.text,
     }
@@ -135,7 +140,9 @@ def _model_settings(recipe: Recipe) -> Json:
 def _cut_notes(recipe: Recipe, split: str, counts: WindowCounts) -> list[str]:
     if not counts.documents_cut:
         return []
-    setting = "truncate" if recipe.windows.truncate else f"max_per_document {recipe.windows.max_per_document}"
+    chosen = recipe.windows
+    setting = "truncate" if chosen.truncate else f"max_per_document {chosen.max_per_document}"
+    setting += f" ({chosen.keep})" if chosen.keep != "head" else ""
     documents = f"{counts.documents_cut:,} of {counts.documents:,} documents"
     return [f"{split}: windows.{setting} cuts {counts.tokens_cut:,} tokens from {documents}"]
 
@@ -196,6 +203,8 @@ def settings_identity(recipe: Recipe) -> dict[str, Any]:
     identity: dict[str, Any] = {}
     untouched = {
         "logging_steps",
+        "most_characters",
+        "num_proc",
         "save_total_limit",
         "save_steps",
         "source",

@@ -12,16 +12,19 @@ import datasets
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from finetune.cleaning_steps import CleaningStep
 from finetune.data.cleaning import clean_text
 from finetune.data.labels import LabelMap
-from finetune.data.windows import cut_windows
-from finetune.errors import CheckpointError, Collector, DataError, ModelError
+from finetune.data.windows import Ints, cut_windows, passages
+from finetune.errors import CheckpointError, DataError, ModelError, listed
 from finetune.models import load_classifier
 from finetune.recipe import Windows
-from finetune.runs import MODEL_SETTINGS, find_run
+from finetune.runs import MODEL_SETTINGS, Run, find_run
 from finetune.tasks.base import Task
 from finetune.tasks.text_classification import TextClassification
 from finetune.training.inference import DocumentPredictions, predict_documents
+
+MOST_ROWS_SHOWN = 200  # of a file in which many rows have no text
 
 
 def _unheard(documents: int) -> None:
@@ -30,10 +33,22 @@ def _unheard(documents: int) -> None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One document: the label (or labels), and the probability of every label."""
+    """One document: the label (or labels), the probability of every label, and the number of windows it became.
+
+    Where there are several, `passage` is the cleaned text of the one that is surest of the most probable label.
+    """
 
     label: str | list[str]
     probabilities: dict[str, float]
+    windows: int
+    passage: str | None
+
+
+@dataclass(frozen=True)
+class RowPredictions(DocumentPredictions):
+    """With `passages` (documents, 2): where the deciding window begins and ends, in characters of the cleaned text."""
+
+    passages: Ints
 
 
 class Predictor:
@@ -44,11 +59,12 @@ class Predictor:
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, task: Task, windows: Windows,
-        cleaning: Sequence[str], labels: LabelMap, text_column: str = "text",
+        cleaning: Sequence[CleaningStep], labels: LabelMap, text_column: str = "text",
+        function_folders: Sequence[Path] = (),
     ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.task = model, tokenizer, task
         self.windows, self.cleaning, self.labels = windows, cleaning, labels
-        self.text_column = text_column
+        self.text_column, self.function_folders = text_column, function_folders
 
     @classmethod
     def load(cls, folder: str | Path, *, use_cpu: bool = False) -> Predictor:
@@ -62,7 +78,9 @@ class Predictor:
         model, tokenizer = load_classifier(path)
         try:
             settings = json.loads((path / MODEL_SETTINGS).read_text(encoding="utf-8"))
-            windows = Windows.model_validate(settings["windows"])
+            # A model that says nothing of boundaries is older than they are.
+            windows = Windows.model_validate({"boundary": "token"} | settings["windows"])
+            cleaning = [CleaningStep.model_validate(step) for step in settings["cleaning"]]
         except FileNotFoundError:
             raise ModelError(
                 str(path), f"has no {MODEL_SETTINGS}", "Name a run folder, or its best/ or last/."
@@ -78,9 +96,10 @@ class Predictor:
             tokenizer,
             task=TextClassification(labels=labels, aggregate=windows.aggregate),
             windows=windows,
-            cleaning=settings["cleaning"],
+            cleaning=cleaning,
             labels=labels,
             text_column=settings["text_column"],
+            function_folders=_function_folders(path),
         )
 
     def predict(
@@ -90,16 +109,21 @@ class Predictor:
         origins: Sequence[str] | None = None,
         on_documents: Callable[[int], None] = _unheard,
     ) -> list[Prediction]:
-        """One prediction a text, in their order. Raises DataError naming every text that is missing or empty."""
+        """One prediction a text, in their order. Raises one DataError naming every text that is missing or empty."""
         if not texts:
             return []
         origins = origins or [f"text {number}" for number in range(1, len(texts) + 1)]
-        rows = datasets.Dataset.from_dict({"text": self._clean(texts, origins), "origin": list(origins)})
-        probabilities = self.predict_rows(rows, on_documents=on_documents).probabilities
-        decided = self.task.decide(probabilities)
+        cleaned = self._clean(texts, origins)
+        rows = datasets.Dataset.from_dict({"text": cleaned, "origin": list(origins)})
+        found = self.predict_rows(rows, on_documents=on_documents)
         return [
-            Prediction(label=label, probabilities=dict(zip(self.labels.names, row.tolist(), strict=True)))
-            for label, row in zip(decided, probabilities, strict=True)
+            Prediction(
+                label=label,
+                probabilities=dict(zip(self.labels.names, found.probabilities[row].tolist(), strict=True)),
+                windows=int(found.windows[row]),
+                passage=cleaned[row][slice(*found.passages[row])] if found.windows[row] > 1 else None,
+            )
+            for row, label in enumerate(self.task.decide(found.probabilities))
         ]
 
     def predict_rows(
@@ -108,10 +132,10 @@ class Predictor:
         *,
         labels: Sequence[Any] | None = None,
         on_documents: Callable[[int], None] = _unheard,
-    ) -> DocumentPredictions:
+    ) -> RowPredictions:
         """Predict cleaned rows with the columns text and origin; `labels` (encoded) adds the loss."""
         cut, _ = cut_windows(rows, self.tokenizer, settings=self.windows)
-        return predict_documents(
+        found = predict_documents(
             self.model,
             cut["windows"],
             task=self.task,
@@ -119,16 +143,21 @@ class Predictor:
             labels=labels,
             on_documents=on_documents,
         )
+        return RowPredictions(**vars(found), passages=passages(cut, found.deciding))
 
     def _clean(self, texts: Sequence[Any], origins: Sequence[str]) -> list[str]:
-        problems = Collector(DataError)
-        cleaned = []
-        for text, origin in zip(texts, origins, strict=True):
-            if text is None or not isinstance(text, str):
-                problems.add(origin, "text is missing")
-                continue
-            cleaned.append(clean_text(text, self.cleaning))
-            if not cleaned[-1].strip():
-                problems.add(origin, "text is empty")
-        problems.raise_if_any()
+        cleaned = [
+            clean_text(text, self.cleaning, folders=self.function_folders) if isinstance(text, str) else ""
+            for text in texts
+        ]
+        empty = [origin for origin, text in zip(origins, cleaned, strict=True) if not text.strip()]
+        if empty:
+            where = f" in {len(empty):,} places: {listed(empty, most=MOST_ROWS_SHOWN)}" if len(empty) > 1 else ""
+            raise DataError(empty[0], f"text is empty{where}", "A document without text has no label: leave it out.")
         return cleaned
+
+
+def _function_folders(model: Path) -> list[Path]:
+    """Where cleaning functions of the user's own are looked for: the run the model is of, and the current folder."""
+    run = Run(model.absolute().parent)
+    return [run.folder, Path.cwd()] if run.info.exists() else [Path.cwd()]

@@ -8,18 +8,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune.data.sources import ColumnMap, load_examples
-from finetune.errors import RecipeError
+from finetune.data.sources import ColumnMap, Loaded, load_examples
+from finetune.errors import DataError, Problem, RecipeError
 from finetune.predict import Prediction, Predictor
 from finetune.progress import Progress
 from finetune.runs import disk_faults, write_table, write_text
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
+PASSAGE_CHARACTERS = 200
 Row = dict[str, Any]
 
 
 def predict_texts(folder: str | Path, texts: list[str], *, progress: Progress) -> list[Row]:
-    """Texts from the command line -> rows of text, label, probabilities."""
+    """Texts from the command line -> rows of text, label, probabilities and, for several windows, passage."""
     predictor = Predictor.load(folder)
     predictions = predictor.predict(texts, origins=[f"--text {number}" for number in range(1, len(texts) + 1)])
     return [{"text": text, **_plain(one)} for text, one in zip(texts, predictions, strict=True)]
@@ -31,20 +32,32 @@ def predict_file(
     """Predict every row of a file; writes `output` or returns the rows. Refuses to replace a file without `force`."""
     _check_output(output, force=force)
     predictor = Predictor.load(folder)
-    loaded = load_examples(
-        str(path), columns=ColumnMap(text=text_column or predictor.text_column), base=Path.cwd(), labelled=False
-    )
+    loaded = _load(path, text_column or predictor.text_column)
     for note in loaded.notes:
         progress.say(note)
     table = next(iter(loaded.splits.values()))
     with progress.bar(total=len(table), desc="predicting", unit="document") as bar:
         predictions = predictor.predict(table["text"][:], origins=table["origin"][:], on_documents=bar.update)
-    rows = [{"id": id_, **_plain(one)} for id_, one in zip(table["id"], predictions, strict=True)]
+    rows = [
+        {"id": id_, "text": text, **_plain(one)}
+        for id_, text, one in zip(table["id"], table["text"], predictions, strict=True)
+    ]
     if output is None:
         return rows
     with disk_faults(output):
         _write(output, rows)
     return output
+
+
+def _load(path: Path, text_column: str) -> Loaded:
+    try:
+        return load_examples(str(path), columns=ColumnMap(text=text_column), base=Path.cwd(), labelled=False)
+    except DataError as error:  # the remedy for a recipe is none here
+        asked = [
+            Problem(*(part.replace("data.columns.text", "--column") for part in (one.where, one.what, one.do)))
+            for one in error.problems
+        ]
+        raise DataError.of(asked) from error
 
 
 def _check_output(output: Path | None, *, force: bool) -> None:
@@ -59,17 +72,35 @@ def _check_output(output: Path | None, *, force: bool) -> None:
 
 
 def _plain(one: Prediction) -> Row:
-    return {"label": one.label, "probabilities": {name: round(value, 6) for name, value in one.probabilities.items()}}
+    row: Row = {
+        "label": one.label,
+        "probabilities": {name: round(value, 6) for name, value in one.probabilities.items()},
+    }
+    return row if one.passage is None else row | {"windows": one.windows, "passage": _shortened(one.passage)}
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= PASSAGE_CHARACTERS else line[: PASSAGE_CHARACTERS - 1] + "…"
+
+
+def _passage(row: Row) -> Row:
+    """The two columns that every row of a file has, also of a document of one window."""
+    return {"windows": row.get("windows", 1), "passage": row.get("passage")}
 
 
 def _write(output: Path, rows: list[Row]) -> None:
     if output.suffix == ".jsonl":
-        write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        whole = ({**row, **_passage(row)} for row in rows)
+        write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in whole))
         return
     names = list(rows[0]["probabilities"]) if rows else []
     flat = {
         "id": [row["id"] for row in rows],
+        "text": [row["text"] for row in rows],
         "label": [row["label"] for row in rows],
+        "windows": [_passage(row)["windows"] for row in rows],
+        "passage": [_passage(row)["passage"] for row in rows],
         **{f"probability_{name}": [row["probabilities"][name] for row in rows] for name in names},
     }
     if output.suffix == ".parquet":

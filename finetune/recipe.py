@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
+
+from finetune.cleaning_steps import DEFAULT_CLEANING, CleaningStep, no_repeated_steps
+from finetune.recipe_parts import Number, Section, WholeNumber, no_repeats
 
 TaskName = Literal["text-classification"]
-CleaningStep = Literal["fix_unicode", "normalize_whitespace", "drop_empty", "drop_duplicates"]
+Scaling = Literal["standardize", "min_max"]
 BaselineName = Literal["majority", "naive_bayes", "tfidf_logistic", "frozen_encoder"]
 SelectionMetric = Literal[
     "f1_macro",
@@ -39,6 +33,7 @@ SelectionMetric = Literal[
     "error_rate",
     "loss",
 ]
+ExportFormat = Literal["parquet", "csv", "json", "jsonl", "arrow", "hdf5", "tfrecord"]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -75,22 +70,6 @@ def _words(value: object) -> object:
     return value
 
 
-def _no_repeats(value: list[str]) -> list[str]:
-    repeated = sorted({item for item in value if value.count(item) > 1})
-    if repeated:
-        raise ValueError(f"'{repeated[0]}' is listed twice")
-    return value
-
-
-def _number(value: object) -> object:
-    # pydantic would take `true` for 1.
-    if isinstance(value, bool):
-        raise ValueError("expected a number, found a truth value")
-    return value
-
-
-WholeNumber = Annotated[int, BeforeValidator(_number)]
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 _SOURCE_SCHEMA = {
     "anyOf": [
         {"type": "string"},
@@ -98,12 +77,6 @@ _SOURCE_SCHEMA = {
         {"type": "object", "propertyNames": {"enum": list(SPLITS)}, "required": ["train"]},
     ]
 }
-
-
-class Section(BaseModel):
-    """A frozen part of the recipe that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class FromScratch(Section):
@@ -192,11 +165,31 @@ class Data(Section):
     columns: Columns = Field(Columns(), description="Column mapping.")
     split: Split = Field(Split(), description="Shares of the splits.")
     multi_label: bool = Field(False, description="A document may carry several labels, or none.")
-    labels: Annotated[list[str], BeforeValidator(_words), AfterValidator(_no_repeats)] | None = Field(
+    labels: Annotated[list[str], BeforeValidator(_words), AfterValidator(no_repeats)] | None = Field(
         None, min_length=2, description="The labels in their order; default is read from the data."
     )
     encoding: str | None = Field(None, description="Text encoding of the files; default is detected and stated.")
     limit: WholeNumber | None = Field(None, ge=1, description="Use a seeded sample of this many examples a source.")
+    most_characters: WholeNumber = Field(
+        1_000_000, ge=1, description="A longer text is refused with its line: a quote that never closed, or a binary."
+    )
+    near_duplicates: Number | None = Field(
+        0.7,
+        ge=0.5,
+        le=1,
+        description="Share of common words and word pairs (characters in Chinese) from which two texts are one family, "
+        "which stays in one split; null counts exact duplicates only.",
+    )
+    leaks: Literal["refuse", "move", "warn"] = Field(
+        "refuse",
+        description="When splits you bring share texts or groups with test: stop, move them to train, or warn.",
+    )
+    numeric: dict[str, Scaling] = Field(
+        {}, description="Numeric columns for `prepare`, scaled by the training split: standardize or min_max."
+    )
+    num_proc: WholeNumber | None = Field(
+        None, ge=1, description="Processes for cleaning and duplicates; default is one for each core of a large source."
+    )
 
 
 class Windows(Section):
@@ -204,9 +197,17 @@ class Windows(Section):
 
     max_tokens: WholeNumber = Field(512, ge=8, description="Longest window in tokens, special tokens included.")
     stride: WholeNumber = Field(128, ge=0, description="Tokens shared by neighbouring windows.")
-    aggregate: Literal["mean", "max"] = Field("mean", description="Windows to document: mean or highest probability.")
+    boundary: Literal["sentence", "token"] = Field(
+        "sentence", description="End a window at a paragraph or sentence end in its last quarter, or at the last token."
+    )
+    aggregate: Literal["mean", "mean_logits", "max"] = Field(
+        "mean", description="Windows to document: mean of probabilities, mean of logits, or highest probability."
+    )
     max_per_document: WholeNumber | None = Field(
         None, ge=1, description="Train and predict on at most this many windows of a document; the cut is counted."
+    )
+    keep: Literal["head", "head_tail", "spread"] = Field(
+        "head", description="Which windows max_per_document keeps: the first, half from each end, or evenly spread."
     )
     truncate: bool = Field(False, description="Keep only the first window; the cost is printed.")
 
@@ -218,6 +219,31 @@ class Windows(Section):
             )
         if self.truncate and self.max_per_document is not None:
             raise ValueError("truncate keeps one window, so max_per_document has no effect; keep one of them")
+        if self.keep != "head" and self.max_per_document is None:
+            raise ValueError(f"keep '{self.keep}' chooses among windows and needs max_per_document")
+        return self
+
+
+class Augmentation(Section):
+    """Changed copies of the training documents; validation and test never see one."""
+
+    copies: WholeNumber = Field(1, ge=1, le=20, description="Changed copies of each training document.")
+    delete: Number = Field(0.0, ge=0, lt=1, description="Share of the words to leave out.")
+    swap: Number = Field(0.0, ge=0, lt=1, description="Share of the words to exchange with another.")
+    insert: Number = Field(0.0, ge=0, lt=1, description="Share of words to add: synonyms of words of the text.")
+    synonym: Number = Field(0.0, ge=0, lt=1, description="Share of the words to replace by a synonym.")
+    lexicon: str | None = Field(
+        None, min_length=1, description="Synonyms: a file of `word,synonym,...` lines, Cilin, OMW .tab, or WordNet."
+    )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Augmentation:
+        if not (self.delete or self.swap or self.insert or self.synonym):
+            raise ValueError("nothing would change; set delete, swap, insert or synonym above 0")
+        if (self.insert or self.synonym) and self.lexicon is None:
+            raise ValueError("insert and synonym need a lexicon")
+        if self.lexicon is not None and not (self.insert or self.synonym):
+            raise ValueError("lexicon has no effect without insert or synonym")
         return self
 
 
@@ -293,7 +319,7 @@ class Training(Section):
 class Evaluation(Section):
     """What stands beside the model's scores."""
 
-    baselines: Annotated[list[BaselineName], AfterValidator(_no_repeats)] = Field(
+    baselines: Annotated[list[BaselineName], AfterValidator(no_repeats)] = Field(
         ["majority", "naive_bayes", "tfidf_logistic"], description="Cheap methods scored on the same documents."
     )
     bootstrap: WholeNumber = Field(1000, ge=0, le=100_000, description="Resamples behind each interval; 0 is none.")
@@ -305,10 +331,11 @@ class Recipe(Section):
     task: TaskName = Field(description="What the model learns to do.")
     model: Model = Field(Model(name=DEFAULT_MODEL), description="The model to start from.")
     data: Data = Field(description="The examples.")
-    cleaning: Annotated[list[CleaningStep], AfterValidator(_no_repeats)] = Field(
-        ["fix_unicode", "normalize_whitespace", "drop_empty", "drop_duplicates"],
-        description="Cleaning steps, in this order.",
+    cleaning: Annotated[list[CleaningStep], AfterValidator(no_repeated_steps)] = Field(
+        [CleaningStep(name=name) for name in DEFAULT_CLEANING],
+        description="Cleaning steps, in this order; a step with a value is written `drop_short: 20`.",
     )
+    augmentation: Augmentation | None = Field(None, description="Changed copies of the training documents.")
     windows: Windows = Field(Windows(), description="Windows of long documents.")
     training: Training = Field(Training(), description="The training.")
     evaluation: Evaluation = Field(Evaluation(), description="Baselines and intervals.")

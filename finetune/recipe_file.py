@@ -17,7 +17,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune.errors import Collector, RecipeError, did_you_mean, listed
-from finetune.recipe import Recipe, Section, Sources, Training
+from finetune.recipe import Recipe, Sources, Training
+from finetune.recipe_parts import Section
 from finetune.yaml_text import YamlText, read_yaml
 
 # Names that tutorials still show, and what to write today.
@@ -134,7 +135,10 @@ def relocate(loaded: LoadedRecipe, *, folder: Path) -> Recipe:
     model = recipe.model
     if model.name is not None:
         model = model.model_copy(update={"name": moved(model.name)})
-    return recipe.model_copy(update={"data": data, "model": model})
+    augmentation = recipe.augmentation
+    if augmentation is not None and augmentation.lexicon is not None:
+        augmentation = augmentation.model_copy(update={"lexicon": moved(augmentation.lexicon)})
+    return recipe.model_copy(update={"data": data, "model": model, "augmentation": augmentation})
 
 
 def _read(path: Path) -> YamlText:
@@ -262,7 +266,9 @@ def _right_key(path: Sequence[str | int]) -> str:
 def _known_keys(path: Sequence[object]) -> list[str]:
     section: type[Section] = Recipe
     for part in path:
-        annotation = section.model_fields[str(part)].annotation
+        if not isinstance(part, str) or part not in section.model_fields:
+            return []  # an item of a list, such as a cleaning step, which explains itself
+        annotation = section.model_fields[part].annotation
         inner = [annotation, *getattr(annotation, "__args__", ())]
         sections = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, Section)]
         if not sections:

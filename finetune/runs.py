@@ -33,7 +33,8 @@ FORMAT_VERSION = 1
 MODEL_SETTINGS = "finetune.json"
 LOCK = ".lock"
 _FIRST_FILES = ("recipe.yaml", "data.json", "splits.parquet")
-BEGUN_BY_HALF = {LOCK, *_FIRST_FILES, *(f".{name}.tmp" for name in (*_FIRST_FILES, "run.json"))}
+OWN_FUNCTIONS = "functions"  # copies of the files that cleaning functions of the user's own come from
+BEGUN_BY_HALF = {LOCK, OWN_FUNCTIONS, *_FIRST_FILES, *(f".{name}.tmp" for name in (*_FIRST_FILES, "run.json"))}
 SECONDS_OF_ORPHANS = 10.0
 # Words of torch, safetensors and pyarrow, which raise errors of their own kinds.
 FULL_DISK_SIGNS = ("No space left", "os error 28", "File too large", "os error 27", "unexpected pos", "write failed")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from finetune.data.prepare import Prepared
 from finetune.figures import draw_confusion, draw_curves
 from finetune.learner import Learner, window_lists
-from finetune.predict import Predictor
+from finetune.predict import Predictor, RowPredictions
 from finetune.progress import Progress
 from finetune.recipe_file import LoadedRecipe
 from finetune.runs import Run, Score, Scores, SplitScores, disk_faults, write_json, write_table
@@ -95,8 +95,8 @@ class Scorer:
             label_names=list(labels.names),
         )
 
-    def write(self, path: Path, probabilities: Floats, split: str) -> None:
-        """One row a document: id, group, reference, prediction, and a probability for each label."""
+    def write(self, path: Path, probabilities: Floats, split: str, *, passages: Mapping[str, Array] = {}) -> None:
+        """One row a document: id, group, reference, prediction, a probability for each label, and `passages`."""
         labels, rows = self.prepared.labels, self.prepared.splits[split]
         chosen = predicted_labels(probabilities, multi_label=labels.multi_label)
         named = [
@@ -112,6 +112,7 @@ class Scorer:
                     "reference": rows["label"],
                     "prediction": named,
                     "probabilities": list(probabilities),
+                    **passages,
                 },
             )
 
@@ -167,7 +168,7 @@ def score_run(
     if result.best_step != result.steps:
         last = predict_saved(run.last, prepared, splits=SCORED_SPLITS, use_cpu=use_cpu, progress=progress)
     for split, predictions in best.items():
-        scorer.write(run.predictions(split), predictions.probabilities, split)
+        scorer.write(run.predictions(split), predictions.probabilities, split, passages=passage_columns(predictions))
     scores = Scores(
         metric_for_best_model=recipe.training.metric_for_best_model,
         best_epoch=result.best_epoch,
@@ -198,7 +199,7 @@ def rescore(
 
 def predict_saved(
     folder: Path, prepared: Prepared, *, splits: Sequence[str], use_cpu: bool, progress: Progress
-) -> dict[str, DocumentPredictions]:
+) -> dict[str, RowPredictions]:
     """Predictions of whole splits by the model in `folder`, with its tokenizer and windows, loaded from its files."""
     predictor = Predictor.load(folder, use_cpu=use_cpu)
     predictions = {}
@@ -207,6 +208,12 @@ def predict_saved(
         with progress.bar(total=len(rows), desc=f"scoring {split} with {folder.name}/", unit="document") as bar:
             predictions[split] = predictor.predict_rows(rows, labels=prepared.encoded[split], on_documents=bar.update)
     return predictions
+
+
+def passage_columns(predictions: RowPredictions) -> dict[str, Array]:
+    """For each document its number of windows, and where the one that decided is, in characters of the cleaned text."""
+    start, end = predictions.passages.T
+    return {"windows": predictions.windows, "passage_start": start, "passage_end": end}
 
 
 def draw_figures(run: Run, scores: Scores) -> None:

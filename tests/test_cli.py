@@ -188,7 +188,8 @@ def test_a_group_on_both_sides_of_brought_parts_is_refused(tmp_path: Path, capsy
     )
     assert main(["check", str(tmp_path / "r.yaml"), "--quiet"]) == 1
     shown = capsys.readouterr().err
-    assert "data.columns.group: " in shown and "20 groups are both in train and in test (author 0" in shown
+    assert "data.source.test: 20 of 20 rows (100.0 %) are in a group that train has too: author 0, author 1" in shown
+    assert "data.leaks: move" in shown
 
 
 def test_what_a_split_misses_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,7 +216,7 @@ def test_all_windows_of_a_document_are_trained(folder: Path) -> None:
     learner = build_learner(loaded, prepared, progress=Progress(quiet=True))
     for split, rows in prepared.splits.items():
         expected, _ = cut_windows(rows, learner.tokenizer, settings=loaded.recipe.windows)
-        assert learner.windows[split].to_dict() == expected.to_dict()
+        assert learner.windows[split].to_dict() == expected.select_columns(["windows"]).to_dict()
         assert learner.counts[split].documents_cut == 0 < learner.counts[split].documents_over_one_window
 
 

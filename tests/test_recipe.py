@@ -12,9 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from finetune import recipe as words
+from finetune.cleaning_steps import CleaningName
 from finetune.data.cleaning import STEPS
+from finetune.data.export_formats import EXPORTS
 from finetune.errors import RecipeError
-from finetune.recipe import Recipe, Section, Training, Windows
+from finetune.recipe import Recipe, Training, Windows
 from finetune.recipe_file import (
     MANAGED_FIELDS,
     OLD_NAMES,
@@ -25,6 +27,7 @@ from finetune.recipe_file import (
     relocate,
     training_argument_names,
 )
+from finetune.recipe_parts import Section
 from finetune.scores.baselines import BASELINES
 from finetune.scores.classification import METRIC_NAMES
 from finetune.tasks.table import TASKS
@@ -89,6 +92,12 @@ trainings = st.builds(
 )
 
 
+ARGUMENTS: dict[str, Any] = {
+    "fill_missing": "none", "drop_short": 3, "drop_long": 9000, "keep_language": ["zh"], "drop_conflicts": "refuse"
+}  # fmt: skip
+STEPS_AS_WRITTEN = [*({name: ARGUMENTS[name]} if name in ARGUMENTS else name for name in STEPS), "my.cleaning:shout"]
+
+
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     validation, test = draw(shares)
@@ -100,7 +109,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     parts = {
         "training": training,
         "windows": windows,
-        "cleaning": draw(st.lists(st.sampled_from(list(STEPS)), unique=True)),
+        "cleaning": draw(st.lists(st.sampled_from(STEPS_AS_WRITTEN), unique_by=str)),
     }
     return Recipe.model_validate({"task": "text-classification", "data": data, **parts})
 
@@ -212,8 +221,9 @@ def test_an_override_does_not_change_the_text_it_came_from() -> None:
 @pytest.mark.parametrize(
     ("literal", "table"),
     [
-        (words.TaskName, TASKS), (words.CleaningStep, STEPS), (words.BaselineName, BASELINES),
+        (words.TaskName, TASKS), (CleaningName, STEPS), (words.BaselineName, BASELINES),
         (words.SelectionMetric, [*METRIC_NAMES, "loss"]), (words.SplitName, words.SPLITS),
+        (words.ExportFormat, EXPORTS),
     ],
 )  # fmt: skip
 def test_a_literal_is_the_keys_of_its_table(literal: Any, table: Any) -> None:
@@ -253,6 +263,9 @@ def described(path: tuple[str, ...]) -> str:
 
 def test_the_schema_describes_every_property() -> None:
     schema = json.loads(json.dumps(Recipe.model_json_schema()))
+    steps = schema["$defs"].pop("CleaningStep")["anyOf"]  # a name, or a name with its value
+    named = {*steps[0]["enum"], *(name for step in steps[2:] for name in step["properties"])}
+    assert named == set(STEPS) and "pattern" in steps[1]
     objects = [schema, *schema["$defs"].values()]
     assert {name for each in objects for name in each["properties"]} >= {path[-1] for path in FIELDS}
     assert all(field.get("description") for each in objects for field in each["properties"].values())

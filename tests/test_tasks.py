@@ -31,7 +31,7 @@ from finetune.recipe import TaskName
 from finetune.tasks.table import TASKS
 from finetune.tasks.text_classification import balanced_weights
 from finetune.training import inference
-from finetune.training.inference import Share, document_features, predict_documents
+from finetune.training.inference import Share, document_features, gathered, predict_documents
 
 NUMBERS = st.integers(0, 2**32 - 1)
 
@@ -97,20 +97,26 @@ def test_every_name_of_a_task_has_a_task() -> None:
 # ---- predictions
 
 
-def by_hand(model: torch.nn.Module, windows: list[list[list[int]]], *, multi_label: bool, how: str) -> np.ndarray:
-    """One window at a time, without padding."""
-    rows = []
+def by_hand(
+    model: torch.nn.Module, windows: list[list[list[int]]], *, multi_label: bool, how: str
+) -> tuple[np.ndarray, list[int]]:
+    """Probabilities of documents and their deciding windows, one window at a time, without padding."""
+    rows, deciding = [], []
     model.eval()
     for document in windows:
         with torch.no_grad():
-            logits = torch.cat([model(input_ids=torch.tensor([window])).logits for window in document])
-        values = (logits.sigmoid() if multi_label else logits.softmax(-1)).double().numpy()
-        row = values.mean(axis=0) if how == "mean" else values.max(axis=0)
-        rows.append(row if multi_label else row / row.sum())
-    return np.stack(rows)
+            logits = torch.cat([model(input_ids=torch.tensor([window])).logits for window in document]).double()
+        values = logits.sigmoid() if multi_label else logits.softmax(-1)
+        if how == "mean_logits":
+            row = logits.mean(0).sigmoid() if multi_label else logits.mean(0).softmax(-1)
+        else:
+            row = values.mean(0) if how == "mean" else values.max(0).values
+        rows.append((row if multi_label else row / row.sum()).numpy())
+        deciding.append(int(values[:, row.argmax()].argmax()))
+    return np.stack(rows), deciding
 
 
-@pytest.mark.parametrize("how", ["mean", "max"])
+@pytest.mark.parametrize("how", ["mean", "mean_logits", "max"])
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("chunk", [1, 4, 512])
 def test_row_i_is_document_i(monkeypatch: pytest.MonkeyPatch, multi_label: bool, how: str, chunk: int) -> None:
@@ -123,9 +129,10 @@ def test_row_i_is_document_i(monkeypatch: pytest.MonkeyPatch, multi_label: bool,
         model, windows, task=task, pad_id=0, budget_tokens=50, labels=labels, on_documents=heard.append
     )
     assert model.training and sum(heard) == 13 and max(heard) <= chunk
-    np.testing.assert_allclose(
-        predicted.probabilities, by_hand(model, windows, multi_label=multi_label, how=how), rtol=1e-5, atol=1e-7
-    )
+    expected, deciding = by_hand(model, windows, multi_label=multi_label, how=how)
+    np.testing.assert_allclose(predicted.probabilities, expected, rtol=1e-5, atol=1e-7)
+    assert predicted.deciding.tolist() == deciding and max(deciding) > 0
+    assert predicted.windows.tolist() == [len(document) for document in windows]
     for document in (0, 7, 12):
         alone = predict_documents(
             model, [windows[document]], task=task, pad_id=0, budget_tokens=50, labels=[labels[document]]
@@ -153,6 +160,28 @@ def test_without_labels_or_documents() -> None:
     assert predict_documents(model, windows, task=task, pad_id=0, budget_tokens=99).loss is None
     nothing = predict_documents(model, [], task=task, pad_id=0, budget_tokens=99, labels=[])
     assert nothing.probabilities.size == 0 and nothing.losses is not None and nothing.losses.size == 0
+    assert nothing.windows.size == nothing.deciding.size == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_the_shares_of_processes_come_back_in_order(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    windows, labels = tiny_documents(count, seed=6)
+    model, task, processes = tiny_bert(), classification(3), 3
+    whole = predict_documents(model, windows, task=task, pad_id=0, labels=labels)
+    shares = [
+        predict_documents(
+            model, Share(windows, process=n, processes=processes), task=task, pad_id=0, labels=labels[n::processes]
+        )
+        for n in range(processes)
+    ]
+    monkeypatch.setattr(
+        torch.distributed, "all_gather_object", lambda parts, mine: parts.__setitem__(slice(None), shares)
+    )
+    back = gathered(shares[0], documents=count, processes=processes)
+    np.testing.assert_allclose(back.probabilities, whole.probabilities, rtol=1e-5)
+    assert back.losses is not None and whole.losses is not None
+    np.testing.assert_allclose(back.losses, whole.losses, rtol=1e-5)
+    assert (back.windows.tolist(), back.deciding.tolist()) == (whole.windows.tolist(), whole.deciding.tolist())
 
 
 @given(count=st.integers(0, 20), processes=st.integers(1, 4), chunk=st.integers(1, 6))
@@ -196,7 +225,7 @@ def test_padding_changes_no_prediction_of_any_encoder(build: Callable[[], PreTra
     predicted = predict_documents(
         model, windows, task=classification(3), pad_id=int(config.pad_token_id), budget_tokens=10_000
     )
-    expected = by_hand(model, windows, multi_label=False, how="mean")
+    expected, _ = by_hand(model, windows, multi_label=False, how="mean")
     np.testing.assert_allclose(predicted.probabilities, expected, rtol=1e-4, atol=1e-6)
     assert np.ptp(predicted.probabilities, axis=0).max() > 1e-4, "it is not one constant answer"
 

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from finetune.data.store import BYTES_PER_BATCH, ROWS_PER_BATCH
 from finetune.data.tables import Record, named
 from finetune.errors import DataError, EnvironmentFault
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import datasets  # imported late: it takes seconds
 
 PROBE_SECONDS = 3.0
-ROWS_PER_BATCH = 10_000
 
 
 def fetch_dataset(name: str) -> dict[str, datasets.Dataset]:
@@ -41,7 +41,8 @@ def fetch_dataset(name: str) -> dict[str, datasets.Dataset]:
 def dataset_rows(rows: datasets.Dataset) -> Iterator[Record]:
     """Records, with class numbers as their names."""
     classes = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "names")}
-    for batch in rows.iter(batch_size=ROWS_PER_BATCH):
+    rows_of_a_batch = len(rows) * BYTES_PER_BATCH // max(rows.data.nbytes, 1)
+    for batch in rows.iter(batch_size=max(1, min(ROWS_PER_BATCH, rows_of_a_batch))):
         columns = {column: named(values, names=classes.get(column, [])) for column, values in batch.items()}
         for values in zip(*columns.values(), strict=True):
             yield dict(zip(columns, values, strict=True))

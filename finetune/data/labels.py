@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from finetune.data.store import fingerprint
 from finetune.errors import Collector, DataError, did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ IGNORED_BY_THE_LOSS = -100
 # A label column with more names than this, and a new name every second row, is text or an id (BANKING77 has 77).
 MOST_RARE_LABELS = 50
 MOST_ROWS_SHOWN = 12
+# The rarest class this many times smaller than the largest: accuracy then says next to nothing.
+UNEVEN = 100
+ROWS_AT_ONCE = 10_000
 SPLITS_THAT_TEACH = ("train", "all")
 
 
@@ -118,6 +122,41 @@ def read_labels(
     problems.raise_if_any()
     return LabelMap(names=names or _ordered(labels), multi_label=multi_label), _warnings(
         labels, multi_label=multi_label
+    )
+
+
+def encoded_labels(rows: datasets.Dataset, labels: LabelMap) -> list[Any]:
+    """The class number of every row, or its list of class numbers for multi-label; in their order."""
+    known: dict[object, int | list[int]] = {}
+    encoded = []
+    for batch in rows.select_columns(["label"]).iter(batch_size=ROWS_AT_ONCE):
+        for label in batch["label"]:
+            key = tuple(label) if isinstance(label, list) else label
+            if key not in known:
+                known[key] = labels.encode(label)
+            encoded.append(known[key])
+    return encoded
+
+
+def with_label_names(rows: datasets.Dataset, labels: LabelMap) -> datasets.Dataset:
+    """The rows with every label written as the label map names it: `TRUE` as `true`, ` pos` as `pos`."""
+
+    def named(label: Any) -> Any:
+        number = labels.encode(label)
+        return [labels.names[each] for each in number] if isinstance(number, list) else labels.names[number]
+
+    written = (
+        label for batch in rows.select_columns(["label"]).iter(batch_size=ROWS_AT_ONCE) for label in batch["label"]
+    )
+    different = {tuple(label) if isinstance(label, list) else label for label in written if named(label) != label}
+    if not different:
+        return rows
+    return rows.map(
+        lambda batch: {"label": [named(label) for label in batch["label"]]},
+        batched=True,
+        features=rows.features,
+        new_fingerprint=fingerprint(rows._fingerprint, "label names", labels.names, labels.multi_label),
+        desc="writing labels alike",
     )
 
 
@@ -225,6 +264,11 @@ def _warnings(labels: Labels, *, multi_label: bool) -> list[str]:
         if len(names) > 1:
             shown = ", ".join(f"'{name}' ({_count(_total(labels[name]))})" for name in names)
             warnings.append(f"labels {shown} differ only in the way they are written and are different classes")
+    sizes = {label: _total(places) for label, places in labels.items()}
+    largest, rarest = max(sizes, key=lambda each: sizes[each]), min(sizes, key=lambda each: sizes[each])
+    if sizes[largest] >= UNEVEN * sizes[rarest]:
+        shown = f"'{largest}' has {_count(sizes[largest])}, '{rarest}' {_count(sizes[rarest])}"
+        warnings.append(f"labels are very uneven: {shown}. Read the macro-F1 and the majority baseline, not accuracy")
     joined = [label for label in labels if ";" in label]
     if multi_label and joined:
         warnings.append(f"label '{joined[0]}' has a ';' inside: several labels of a row are separated by '|'")

@@ -1,21 +1,21 @@
-"""Which row goes where: train, validation and test parts, stratified, grouped and seeded.
+"""Which row goes where: train, validation and test parts, and folds; stratified, grouped and seeded.
 
 Rows that share a group (author, file, document) or a family of duplicates are one block, and a block is never cut.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.data.blocks import BlockCounts, Groups, Label, Numbers, RowLabels, blocks_of
 from finetune.errors import DataError, Problem, listed
 
-Label = str | tuple[str, ...]
-LARGEST_DEVIATION = 0.01  # a split whose share is further from the request than this is explained in the report
+LARGEST_DEVIATION = 0.01  # a part whose share is further from the request than this is explained in the report
+FEWEST_FOLDS = 2
 
 
 class SplitReport(TypedDict):
@@ -30,11 +30,11 @@ class SplitReport(TypedDict):
 
 
 def assign_splits(
-    labels: Sequence[Label],
+    labels: Sequence[Label] | RowLabels,
     *,
     ratios: Mapping[str, float],
-    groups: Sequence[str | None] | None = None,
-    families: NDArray[np.int64] | None = None,
+    groups: Groups | None = None,
+    families: Numbers | None = None,
     stratify: bool = True,
     seed: int,
 ) -> NDArray[np.str_]:
@@ -47,13 +47,17 @@ def assign_splits(
     when a class has fewer rows than there are splits.
     """
     names = [name for name, share in ratios.items() if share > 0]
+    classes = RowLabels.of(labels)
     block_of_row = blocks_of(len(labels), groups=groups, families=families)
-    classes = _classes(labels) if stratify else {}
-    _refuse_too_few(labels, blocks=len(np.unique(block_of_row)), names=names, stratify=stratify)
-    blocks = _Blocks.of(labels, block_of_row, classes)
+    blocks = BlockCounts(block_of_row, classes if stratify else None)
+    do = "Add rows, or name a file for every split."
+    _refuse_too_few(
+        blocks, classes if stratify else None, parts=len(names), into=listed(names), key="data.split", do=do
+    )
     shares = np.array([ratios[name] for name in names])
     placed = _place(blocks, shares=shares, rng=np.random.default_rng(seed))
-    _fill_missing_classes(blocks, placed, names=names)
+    by_need = sorted(range(len(names)), key=lambda split: _NEED.get(names[split], len(_NEED)))
+    _fill_missing_classes(blocks, placed, parts=by_need, ranked=True)
     empty = [name for number, name in enumerate(names) if not (placed == number).any()]
     if empty:
         raise DataError(
@@ -66,12 +70,12 @@ def assign_splits(
 
 
 def split_off(
-    labels: Sequence[Label],
+    labels: Sequence[Label] | RowLabels,
     *,
     share: float,
     seed: int,
-    groups: Sequence[str | None] | None = None,
-    families: NDArray[np.int64] | None = None,
+    groups: Groups | None = None,
+    families: Numbers | None = None,
     stratify: bool = True,
 ) -> NDArray[np.str_]:
     """`train` or `validation` for every row of a train part that came without a validation part; as `assign_splits`."""
@@ -82,29 +86,93 @@ def split_off(
 def split_report(
     assigned: NDArray[np.str_],
     *,
-    labels: Sequence[Label],
+    labels: Sequence[Label] | RowLabels,
     ratios: Mapping[str, float],
-    groups: Sequence[str | None] | None = None,
-    families: NDArray[np.int64] | None = None,
+    groups: Groups | None = None,
+    families: Numbers | None = None,
+    stratify: bool = True,
 ) -> SplitReport:
-    """Sizes and shares of an assignment, and notes on what the blocks did not allow."""
-    rows = len(assigned)
-    sizes = {name: int((assigned == name).sum()) for name in ratios}
+    """Sizes and shares of an assignment, and notes on what the blocks and classes did not allow."""
+    place = np.full(len(assigned), -1)
+    for number, name in enumerate(ratios):
+        place[assigned == name] = number
+    classes = RowLabels.of(labels)
+    block_of_row = blocks_of(len(place), groups=groups, families=families)
+    report = _report(place, ratios, block_of_row=block_of_row, stratify=stratify)
+    held = _classes_held(place, classes, parts=len(ratios))
+    for number, name in enumerate(ratios):
+        if report["sizes"][name] and not held[number].all():
+            missing = [f"'{classes.names[column]}'" for column in np.flatnonzero(held[number] == 0)]
+            report["notes"].append(f"warning: {name} has no row of class {listed(missing)}")
+    return report
+
+
+def assign_folds(
+    labels: Sequence[Label] | RowLabels,
+    *,
+    folds: int,
+    groups: Groups | None = None,
+    families: Numbers | None = None,
+    stratify: bool = True,
+    seed: int,
+) -> Numbers:
+    """The fold of every row, 0 to folds - 1, shape (rows,); the same for the same arguments.
+
+    As `assign_splits` with an equal share for each fold: blocks stay whole, every fold has rows, and every class is in
+    every fold where its blocks allow it. What they do not allow is a note of `fold_report`. Raises DataError for fewer
+    than two folds, fewer rows or blocks than folds, or, stratified, a class with fewer rows than folds.
+    """
+    if folds < FEWEST_FOLDS:
+        raise DataError("folds", f"at least {FEWEST_FOLDS} are needed. Found: {folds}")
+    classes = RowLabels.of(labels) if stratify else None
+    block_of_row = blocks_of(len(labels), groups=groups, families=families)
+    blocks = BlockCounts(block_of_row, classes)
+    do = "Add rows, or use fewer folds."
+    _refuse_too_few(blocks, classes, parts=folds, into=f"{folds} folds", key="folds", do=do)
+    # With equal shares an empty fold misses most of everything, so blocks go there first, and none stays empty.
+    placed = _place(blocks, shares=np.full(folds, 1 / folds), rng=np.random.default_rng(seed))
+    _fill_missing_classes(blocks, placed, parts=range(folds), ranked=False)
+    return placed[block_of_row]
+
+
+def fold_report(
+    assigned: Numbers,
+    *,
+    labels: Sequence[Label] | RowLabels,
+    folds: int,
+    groups: Groups | None = None,
+    families: Numbers | None = None,
+    stratify: bool = True,
+) -> SplitReport:
+    """Sizes and shares of folds, named `fold 0` and so on, and notes on what the blocks and classes did not allow."""
+    ratios = {f"fold {number}": 1 / folds for number in range(folds)}
+    classes = RowLabels.of(labels)
+    block_of_row = blocks_of(len(assigned), groups=groups, families=families)
+    report = _report(assigned, ratios, block_of_row=block_of_row, stratify=stratify)
+    held = _classes_held(assigned, classes, parts=folds) > 0
+    for column, name in enumerate(classes.names):
+        holders = np.flatnonzero(held[:, column])
+        if len(holders) == 1:
+            report["notes"].append(
+                f"warning: only fold {holders[0]} has rows of class '{name}'; nothing teaches it when that is held out"
+            )
+        elif len(holders) < folds:
+            missing = listed(np.flatnonzero(~held[:, column]))
+            report["notes"].append(f"warning: class '{name}' has no row in fold {missing}")
+    return report
+
+
+def _report(place: Numbers, ratios: Mapping[str, float], *, block_of_row: Numbers, stratify: bool) -> SplitReport:
+    rows = len(place)
+    counts = np.bincount(place[place >= 0], minlength=len(ratios))
+    sizes = {name: int(count) for name, count in zip(ratios, counts, strict=True)}
     shares = {name: size / rows for name, size in sizes.items()}
     deviation = max(abs(shares[name] - ratio) for name, ratio in ratios.items())
-    block_rows = np.unique(blocks_of(rows, groups=groups, families=families), return_counts=True)[1]
+    block_rows = np.bincount(block_of_row)
     notes = []
     if deviation > LARGEST_DEVIATION:
-        reason = (
-            f"{len(block_rows)} groups or duplicate families stay whole, the largest of {block_rows.max()} rows"
-            if len(block_rows) < rows
-            else f"{rows} rows cannot be cut finer"
-        )
-        notes.append(f"sizes are up to {100 * deviation:.1f} points from the request: {reason}")
-    held = {(split, name) for split, label in zip(assigned.tolist(), labels, strict=True) for name in _names(label)}
-    for split in (split for split in ratios if sizes[split]):
-        missing = [f"'{name}'" for name in _classes(labels) if (split, name) not in held]
-        notes += [f"warning: {split} has no row of class {listed(missing)}"] if missing else []
+        why = _why_uneven(block_of_row, np.array([ratio for ratio in ratios.values() if ratio > 0]), stratify)
+        notes.append(f"sizes are up to {100 * deviation:.1f} points from the request: {why}")
     return SplitReport(
         sizes=sizes,
         shares=shares,
@@ -115,79 +183,38 @@ def split_report(
     )
 
 
-def blocks_of(
-    rows: int, *, groups: Sequence[str | None] | None, families: NDArray[np.int64] | None
-) -> NDArray[np.int64]:
-    """The block of each row, shape (rows,), numbered from 0: what shares a group or a family, also through others.
-
-    A row whose group is None belongs to no group.
-    """
-    parent = list(range(rows))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = row = parent[parent[row]]
-        return row
-
-    first: dict[tuple[str, str | int], int] = {}
-    ties: list[list[tuple[str, str | int] | None]] = []
-    if groups is not None:
-        ties.append([None if group is None else ("group", group) for group in groups])
-    if families is not None:
-        ties.append([("family", family) for family in families.tolist()])
-    for keys in ties:
-        for row, key in enumerate(keys):
-            if key is not None:
-                one, other = root(row), root(first.setdefault(key, row))
-                parent[max(one, other)] = min(one, other)
-    roots = np.array([root(row) for row in range(rows)], dtype=np.int64)
-    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+def _why_uneven(block_of_row: Numbers, shares: NDArray[np.float64], stratify: bool) -> str:
+    """What kept the sizes from the request: the classes, when the same blocks come near enough without them."""
+    blocks = BlockCounts(block_of_row, None)
+    if stratify:
+        placed = _place(blocks, shares=shares, rng=np.random.default_rng(0))
+        reached = np.bincount(placed, weights=blocks.sizes, minlength=len(shares)) / len(block_of_row)
+        if np.abs(reached - shares).max() <= LARGEST_DEVIATION:
+            return "every class is shared out too, which came before the sizes"
+    if len(blocks) == len(block_of_row):
+        return f"{len(block_of_row)} rows cannot be cut finer"
+    return f"groups and duplicate families stay whole, the largest of {blocks.sizes.max()} of {len(block_of_row)} rows"
 
 
-class _Blocks:
-    """Blocks as sparse counts: what each holds of every class, and of rows in all (the last column, `classes`)."""
-
-    def __init__(self, columns: list[NDArray[np.int64]], counts: list[NDArray[np.int64]], classes: list[str]) -> None:
-        self.columns, self.counts, self.classes = columns, counts, classes
-        self.sizes = np.array([count[-1] for count in counts])
-        self.totals = np.zeros(len(classes) + 1)
-        for column, count in zip(columns, counts, strict=True):
-            self.totals[column] += count
-
-    @classmethod
-    def of(cls, labels: Sequence[Label], block_of_row: NDArray[np.int64], classes: Mapping[str, int]) -> _Blocks:
-        held: list[Counter[int]] = [Counter() for _ in range(int(block_of_row.max()) + 1)]
-        for label, block in zip(labels, block_of_row.tolist(), strict=True):
-            held[block][len(classes)] += 1
-            if classes:
-                for name in _names(label):
-                    held[block][classes[name]] += 1
-        ordered = [sorted(counter.items()) for counter in held]  # the column of all rows comes last
-        columns = [np.array([column for column, _ in items]) for items in ordered]
-        return cls(columns, [np.array([count for _, count in items]) for items in ordered], list(classes))
-
-    def kinds(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """Blocks of equal contents together, larger ones first; within a factor of two of size the order is drawn."""
-        alike: dict[bytes, list[int]] = {}
-        for block in rng.permutation(len(self.sizes)).tolist():
-            alike.setdefault(self.columns[block].tobytes() + self.counts[block].tobytes(), []).append(block)
-        # sorted() is stable, so the permutation orders what ties. Sizes alone would put the same blocks in the same
-        # split under every seed.
-        magnitude = {key: int(self.sizes[kind[0]]).bit_length() for key, kind in alike.items()}
-        return [np.array(alike[key]) for key in sorted(alike, key=lambda key: -magnitude[key])]
+def _classes_held(place: Numbers, classes: RowLabels, *, parts: int) -> Numbers:
+    """Rows of each class in each part, shape (parts, classes)."""
+    width = len(classes.names)
+    part = place[classes.rows]
+    keys = (part * width + classes.numbers)[part >= 0]
+    return np.bincount(keys, minlength=parts * width).reshape(parts, width)
 
 
-def _place(blocks: _Blocks, *, shares: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """The split number of every block."""
+def _place(blocks: BlockCounts, *, shares: NDArray[np.float64], rng: np.random.Generator) -> Numbers:
+    """The part of every block, shape (blocks,)."""
     targets = np.outer(shares, blocks.totals)
     filled = np.zeros_like(targets)
     weights = 1.0 / targets  # chi-square: a row too many counts more where few are wanted
     # Small errors of many classes, each too light to count, would add up to a wrong size. A quarter of the number of
     # classes keeps sizes within a point for a hundred small classes, and does not disturb the classes of a few.
-    weights[:, -1] *= max(1.0, len(blocks.classes) / 4)
-    placed = np.empty(len(blocks.sizes), dtype=np.int64)
+    weights[:, -1] *= max(1.0, blocks.classes / 4)
+    placed = np.empty(len(blocks), dtype=np.int64)
     for kind in blocks.kinds(rng):
-        columns, counts = blocks.columns[kind[0]], blocks.counts[kind[0]]
+        columns, counts = blocks.items(kind[0])
         by_class = slice(None, -1) if len(columns) > 1 else slice(None)
         wanted = ((targets - filled)[:, columns[by_class]] * counts[by_class]).sum(axis=1).clip(min=0.0)
         wanted = wanted / wanted.sum() if wanted.sum() > 0 else shares
@@ -206,68 +233,67 @@ def _place(blocks: _Blocks, *, shares: NDArray[np.float64], rng: np.random.Gener
     return placed
 
 
-def _fill_missing_classes(blocks: _Blocks, placed: NDArray[np.int64], *, names: list[str]) -> None:
-    """Moves small blocks so that every split has every class where its blocks allow it, train before test."""
-    held = np.zeros((len(names), len(blocks.classes) + 1), dtype=np.int64)  # blocks, not rows, of each class by split
-    for block, columns in enumerate(blocks.columns):
-        held[placed[block], columns] += 1
+def _fill_missing_classes(blocks: BlockCounts, placed: Numbers, *, parts: Sequence[int], ranked: bool) -> None:
+    """Moves small blocks so that every part has rows and every class, where the blocks allow it.
+
+    `parts` are served in this order. A class too rare for all of them goes to the first ones if they are `ranked`, as
+    splits are; folds are not, and there it stays where it is.
+    """
+    width = blocks.classes + 1
+    keys = placed[blocks.owners] * width + blocks.columns
+    held = np.bincount(keys, minlength=len(parts) * width).reshape(len(parts), width)  # blocks, not rows
     if held.all():
         return
-    holders: dict[int, list[int]] = {}
-    for block in np.argsort(blocks.sizes, kind="stable").tolist():
-        for column in blocks.columns[block].tolist():
-            holders.setdefault(column, []).append(block)
-    needy_first = sorted(range(len(names)), key=lambda split: _NEED.get(names[split], len(_NEED)))
+    by_column = np.lexsort((blocks.owners, blocks.sizes[blocks.owners], blocks.columns))  # smaller blocks first
+    starts = np.searchsorted(blocks.columns[by_column], np.arange(width + 1))
     for column in np.argsort(held.sum(axis=0), kind="stable").tolist():  # the rarest class has the least choice
-        enough = held[:, column].sum() >= len(names)
-        for rank, needy in enumerate(needy_first):
+        holders = blocks.owners[by_column[starts[column] : starts[column + 1]]]
+        enough = held[:, column].sum() >= len(parts)
+        for rank, needy in enumerate(parts):
             if held[needy, column]:
                 continue
             # A class too rare for every split is taken whole from a split that needs it less.
-            kept = np.array([1 if enough or split in needy_first[:rank] else 0 for split in range(len(names))])
-            for block in holders[column]:
-                giver, columns = placed[block], blocks.columns[block]
-                others = columns[columns != column]
-                if held[giver, column] > kept[giver] and (held[giver, others] > 1).all():
-                    held[giver, columns] -= 1
-                    held[needy, columns] += 1
-                    placed[block] = needy
-                    break
+            kept = np.ones(len(parts), dtype=np.int64)
+            kept[parts[rank:]] = 1 if enough or not ranked else 0
+            spare = holders[held[placed[holders], column] > kept[placed[holders]]]
+            spared = (block for block in spare.tolist() if _can_leave(block, blocks, held[placed[block]], column))
+            block = next(spared, None)
+            if block is None:
+                continue
+            columns = blocks.items(block)[0]
+            held[placed[block], columns] -= 1
+            held[needy, columns] += 1
+            placed[block] = needy
 
 
-def _refuse_too_few(labels: Sequence[Label], *, blocks: int, names: list[str], stratify: bool) -> None:
-    parts = len(names)
-    if blocks < parts:
-        found = f"{len(labels)} rows" if blocks == len(labels) else f"{len(labels)} rows in {blocks} groups"
-        raise DataError(
-            "data.split",
-            f"too few to split into {listed(names)}. Found: {found}, and at least {parts} are needed",
-            "Add rows, or name a file for every split.",
-        )
-    if not stratify:
+def _can_leave(block: int, blocks: BlockCounts, held: Numbers, column: int) -> bool:
+    """Whether the part that has the block keeps every other class without it. `held` has shape (classes + 1,)."""
+    columns = blocks.items(block)[0]
+    return bool((held[columns[columns != column]] > 1).all())
+
+
+def _refuse_too_few(
+    blocks: BlockCounts, classes: RowLabels | None, *, parts: int, into: str, key: str, do: str
+) -> None:
+    """Raises DataError for fewer rows or blocks than parts, or, given the classes to stratify by, rows of a class."""
+    rows = int(blocks.sizes.sum())
+    if len(blocks) < parts:
+        found = f"{rows} rows" if len(blocks) == rows else f"{rows} rows in {len(blocks)} groups"
+        raise DataError(key, f"too few to split into {into}. Found: {found}, and at least {parts} are needed", do)
+    if classes is None:
         return
-    counts = Counter(name for label in labels for name in _names(label))
     problems = [
         Problem(
             "data.split.stratify",
-            f"class '{name}' has {count} {'row' if count == 1 else 'rows'}; a stratified split into {listed(names)} "
+            f"class '{name}' has {count} {'row' if count == 1 else 'rows'}; a stratified split into {into} "
             f"needs at least {parts} of each class",
             "Add rows, merge or remove the class, or set data.split.stratify: false.",
         )
-        for name, count in sorted(counts.items())
+        for name, count in zip(classes.names, np.bincount(classes.numbers).tolist(), strict=True)
         if count < parts
     ]
     if problems:
         raise DataError.of(problems)
-
-
-def _classes(labels: Sequence[Label]) -> dict[str, int]:
-    names = {name for label in labels for name in _names(label)}
-    return {name: number for number, name in enumerate(sorted(names))}
-
-
-def _names(label: Label) -> set[str]:
-    return {label} if isinstance(label, str) else set(label)
 
 
 # A class that only test has cannot be learnt, one that only train has cannot be scored: validation gives way first.

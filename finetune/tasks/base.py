@@ -39,8 +39,13 @@ class Task(Protocol):
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (w, c) -> probabilities (w, c)."""
 
-    def merge(self, probabilities: Floats, owner: npt.NDArray[np.int64], *, documents: int) -> Floats:
-        """Window probabilities (w, c) of documents `owner` (w,) -> document probabilities (d, c)."""
+    def merge(self, logits: Floats, owner: npt.NDArray[np.int64], *, documents: int) -> Floats:
+        """Window logits (w, c) of documents `owner` (w,) -> document probabilities (d, c)."""
 
     def decide(self, probabilities: Floats) -> list[Any]:
         """Document probabilities (d, c) -> predictions in the words of the data file."""
+
+
+def probabilities_of(task: Task, logits: Floats) -> Floats:
+    """`task.probabilities` for an array, in double precision."""
+    return task.probabilities(torch.from_numpy(logits)).numpy()

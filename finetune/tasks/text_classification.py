@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from finetune.data.labels import LabelMap
 from finetune.data.windows import Aggregate, merge_windows
-from finetune.tasks.base import Floats
+from finetune.tasks.base import Floats, probabilities_of
 
 THRESHOLD = 0.5
 
@@ -69,8 +69,11 @@ class TextClassification:
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.sigmoid() if self.multi_label else logits.softmax(-1)
 
-    def merge(self, probabilities: Floats, owner: npt.NDArray[np.int64], *, documents: int) -> Floats:
-        merged = merge_windows(probabilities, owner, documents=documents, how=self.aggregate)
+    def merge(self, logits: Floats, owner: npt.NDArray[np.int64], *, documents: int) -> Floats:
+        if self.aggregate == "mean_logits":
+            merged = merge_windows(logits, owner, documents=documents, how=self.aggregate)
+            return probabilities_of(self, merged)
+        merged = merge_windows(probabilities_of(self, logits), owner, documents=documents, how=self.aggregate)
         return merged if self.multi_label else merged / merged.sum(axis=1, keepdims=True)
 
     def decide(self, probabilities: Floats) -> list[Any]:

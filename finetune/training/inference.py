@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from finetune.data.windows import merge_windows
-from finetune.tasks.base import Floats, Task
+from finetune.data.windows import Ints, deciding_windows, merge_windows
+from finetune.tasks.base import Floats, Task, probabilities_of
 from finetune.training.batches import (
     MICRO_BATCH_TOKENS,
     PASS_COST_TOKENS,
@@ -29,10 +29,16 @@ DOCUMENTS_AT_A_TIME = 128
 
 @dataclass(frozen=True)
 class DocumentPredictions:
-    """probabilities (documents, classes) and, where labels were given, losses (documents,): means over windows."""
+    """probabilities (documents, classes) and, where labels were given, losses (documents,): means over windows.
+
+    windows (documents,) are their numbers of windows, and deciding (documents,) the number, from 0, of the window that
+    is surest of the document's most probable label.
+    """
 
     probabilities: Floats
     losses: Floats | None
+    windows: Ints
+    deciding: Ints
 
     @property
     def loss(self) -> float | None:
@@ -57,25 +63,21 @@ def predict_documents(
     device = next(model.parameters()).device
     was_training = model.training
     model.train(False)
-    probabilities: list[Floats] = []
-    losses: list[Floats] = []
+    parts: list[DocumentPredictions] = []
     try:
         for start in range(0, len(windows), DOCUMENTS_AT_A_TIME):
             chunk = windows[start : start + DOCUMENTS_AT_A_TIME]
             some_labels = None if labels is None else labels[start : start + DOCUMENTS_AT_A_TIME]
-            chunk_probabilities, chunk_losses = _predict_chunk(
-                model, chunk, some_labels, task=task, pad_id=pad_id, budget_tokens=budget_tokens, device=device
+            parts.append(
+                _predict_chunk(
+                    model, chunk, some_labels, task=task, pad_id=pad_id, budget_tokens=budget_tokens, device=device
+                )
             )
-            probabilities.append(chunk_probabilities)
-            losses.append(chunk_losses)
             on_documents(len(chunk))
     finally:
         model.train(was_training)
-    if not probabilities:  # the share of a process may be empty
-        return DocumentPredictions(probabilities=np.zeros((0, 0)), losses=None if labels is None else np.zeros(0))
-    return DocumentPredictions(
-        probabilities=np.concatenate(probabilities), losses=None if labels is None else np.concatenate(losses)
-    )
+    # The share of a process may be empty.
+    return _joined(parts) if parts else _nothing(labelled=labels is not None)
 
 
 @torch.no_grad()
@@ -135,12 +137,31 @@ class Share(Sequence[list[list[int]]]):
 def gathered(part: DocumentPredictions, *, documents: int, processes: int) -> DocumentPredictions:
     """Every process's share back in order, on every process. A process may have had no document."""
     parts: list[Any] = [None] * processes
-    torch.distributed.all_gather_object(parts, (part.probabilities, part.losses))
-    probabilities, losses = np.zeros((documents, parts[0][0].shape[1])), np.zeros(documents)
-    for process, (some_probabilities, some_losses) in enumerate(parts):
-        if len(some_losses):
-            probabilities[process::processes], losses[process::processes] = some_probabilities, some_losses
-    return DocumentPredictions(probabilities=probabilities, losses=losses)
+    torch.distributed.all_gather_object(parts, part)
+    whole = _joined([part for part in parts if len(part.probabilities)])
+    owners = [np.arange(process, documents, processes) for process in range(processes)]
+    back = np.argsort(np.concatenate(owners))
+    return DocumentPredictions(
+        whole.probabilities[back],
+        None if whole.losses is None else whole.losses[back],
+        whole.windows[back],
+        whole.deciding[back],
+    )
+
+
+def _joined(parts: Sequence[DocumentPredictions]) -> DocumentPredictions:
+    losses = [part.losses for part in parts if part.losses is not None]
+    return DocumentPredictions(
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        losses=np.concatenate(losses) if losses else None,
+        windows=np.concatenate([part.windows for part in parts]),
+        deciding=np.concatenate([part.deciding for part in parts]),
+    )
+
+
+def _nothing(*, labelled: bool) -> DocumentPredictions:
+    none = np.zeros(0, dtype=np.int64)
+    return DocumentPredictions(np.zeros((0, 0)), np.zeros(0) if labelled else None, windows=none, deciding=none)
 
 
 def _groups(windows: Sequence[Sequence[int]], *, budget_tokens: int | None, device: torch.device) -> list[list[int]]:
@@ -161,21 +182,26 @@ def _predict_chunk(
     pad_id: int,
     budget_tokens: int | None,
     device: torch.device,
-) -> tuple[Floats, Floats]:
+) -> DocumentPredictions:
     flat = [window for document in documents for window in document]
-    owner = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
+    counts = np.array([len(document) for document in documents])
+    owner = np.repeat(np.arange(len(documents)), counts)
     targets = None if labels is None else task.targets(labels)[torch.from_numpy(owner)]
-    probabilities: Floats | None = None
+    logits: Floats | None = None
     losses = np.zeros(len(flat))
     for group in _groups(flat, budget_tokens=budget_tokens, device=device):
         batch = pad_windows([flat[index] for index in group], pad_id=pad_id)
-        logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float()
-        values = task.probabilities(logits).double().cpu().numpy()
-        if probabilities is None:
-            probabilities = np.zeros((len(flat), values.shape[1]))
-        probabilities[group] = values
+        values = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float()
+        if logits is None:
+            logits = np.zeros((len(flat), values.shape[1]))
+        logits[group] = values.double().cpu().numpy()
         if targets is not None:
-            losses[group] = task.evaluation_losses(logits, targets[group].to(device)).double().cpu().numpy()
-    assert probabilities is not None
-    merged = task.merge(probabilities, owner, documents=len(documents))
-    return merged, np.bincount(owner, weights=losses, minlength=len(documents)) / np.bincount(owner)
+            losses[group] = task.evaluation_losses(values, targets[group].to(device)).double().cpu().numpy()
+    assert logits is not None
+    merged = task.merge(logits, owner, documents=len(documents))
+    return DocumentPredictions(
+        probabilities=merged,
+        losses=None if labels is None else np.bincount(owner, weights=losses, minlength=len(documents)) / counts,
+        windows=counts,
+        deciding=deciding_windows(probabilities_of(task, logits), owner, merged=merged),
+    )
