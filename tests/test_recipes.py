@@ -15,14 +15,16 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 NAMES = sorted(path.name for path in RECIPES.glob("*.yaml"))
 # Data sets that cannot be shipped: FINETUNE_DATA names a folder that holds them, under any sub-folder.
 OUTSIDE_DATA = {
-    "chinese-sentiment-scratch.yaml": "ChnSentiCorp_htl_all.csv",
-    "chinese-news-windows.yaml": "cnews_1k.csv",
-    "chinese-news-truncated.yaml": "cnews_1k.csv",
+    "ag-news.yaml": {"train": "train_sub.csv", "test": "test_official_7600.csv"},
+    "chinese-sentiment-scratch.yaml": {"": "ChnSentiCorp_htl_all.csv"},
+    "chinese-news-windows.yaml": {"": "cnews_1k.csv"},
+    "chinese-news-truncated.yaml": {"": "cnews_1k.csv"},
 }
+INSIDE_DATA = ("chinese-sentiment-bert.yaml", "python-docs.yaml", "reviews-augmented.yaml", "reviews.yaml")
 
 
 def test_no_recipe_is_forgotten() -> None:
-    assert sorted([*OUTSIDE_DATA, "chinese-sentiment-bert.yaml", "python-docs.yaml", "reviews.yaml"]) == NAMES
+    assert sorted([*OUTSIDE_DATA, *INSIDE_DATA]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,8 +35,9 @@ def test_recipe_is_valid(name: str) -> None:
     assert first.startswith("# "), "a recipe's first line says what it is for"
 
 
-def test_reviews_recipe_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(RECIPES / "reviews.yaml"), "--run", str(tmp_path / "run"), "--json", "--quiet"]) == 0
+@pytest.mark.parametrize("name", ["reviews.yaml", "reviews-augmented.yaml"])
+def test_reviews_recipe_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(RECIPES / name), "--run", str(tmp_path / "run"), "--json", "--quiet"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["splits"]["test"]["scores"]["accuracy"]["n"] == 4
     assert set(scores["baselines"]) == {"majority", "naive_bayes", "tfidf_logistic"}
@@ -54,14 +57,17 @@ def test_python_docs_recipe_runs_on_a_limit(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "file"), OUTSIDE_DATA.items())
+@pytest.mark.parametrize(("name", "files"), OUTSIDE_DATA.items())
 def test_recipe_on_outside_data_runs_on_a_limit(
-    name: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = os.environ.get("FINETUNE_DATA")
-    found = sorted(Path(folder).rglob(file)) if folder else []
-    if not found:
-        pytest.skip(f"FINETUNE_DATA does not name a folder with {file}")
-    overrides = [f"data.source={found[0]}", "data.limit=200", "training.max_steps=2"]
+    found = {
+        split: next(iter(sorted(Path(folder).rglob(file))), None) if folder else None for split, file in files.items()
+    }
+    if None in found.values():
+        pytest.skip(f"FINETUNE_DATA does not name a folder with {' and '.join(files.values())}")
+    sources = [f"data.source{'.' * bool(split)}{split}={path}" for split, path in found.items()]
+    overrides = [*sources, "data.limit=200", "training.max_steps=2"]
     assert main(["train", str(RECIPES / name), *overrides, "--run", str(tmp_path / "run"), "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["splits"]["test"]["scores"]["loss"]["value"] > 0
