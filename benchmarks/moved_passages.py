@@ -57,7 +57,7 @@ data:
   near_duplicates: null     # by design, most of every text is the same sentences
 windows: {windows}
 training:
-  num_train_epochs: 8
+  num_train_epochs: 24
   learning_rate: 1.0e-3
   per_device_train_batch_size: 8
   use_cpu: true

@@ -63,8 +63,10 @@ class CleaningStep(BaseModel):
             return {"name": name, "argument": _step_argument(name, argument)}
         if OWN_FUNCTION.fullmatch(name) and argument is None:
             return {"name": name}
-        known = did_you_mean(name, get_args(CleaningName)) or f"Known: {', '.join(get_args(CleaningName))}"
-        raise ValueError(f"no cleaning step is called '{name}'. {known}, or your own function as module:function")
+        hint = did_you_mean(name, get_args(CleaningName)) or (
+            f"Known: {', '.join(get_args(CleaningName))}, or your own function as module:function"
+        )
+        raise ValueError(f"no cleaning step is called '{name}'. {hint}")
 
     @model_serializer
     def _as_read(self) -> Any:

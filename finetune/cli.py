@@ -9,8 +9,10 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -90,6 +92,8 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def prepare(arguments: argparse.Namespace) -> int:
+    if not arguments.output and (arguments.format or arguments.force):
+        raise RecipeError("command line", "--format and --force say how files are written", "Add --output DIR.")
     loaded = _recipe(Path(arguments.target).expanduser(), arguments)
     from finetune.dataset_folder import prepare_folder, render_prepared
 
@@ -97,7 +101,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     done = prepare_folder(
         loaded,
         Path(arguments.output).expanduser() if arguments.output else None,
-        format=arguments.format,
+        format=arguments.format or get_args(ExportFormat)[0],
         folds=arguments.folds,
         examples=max(arguments.show, EXAMPLES_KEPT),
         force=arguments.force,
@@ -116,6 +120,8 @@ def prepare(arguments: argparse.Namespace) -> int:
 def init(arguments: argparse.Namespace) -> int:
     data = Path(arguments.data).expanduser()
     target = Path(arguments.output).expanduser() if arguments.output else Path(f"{data.name.split('.')[0]}.yaml")
+    if target.is_dir():
+        raise RecipeError(str(target), "is a folder", "Name a file with --output.")
     if target.exists() and not arguments.force:
         raise RecipeError(str(target), "exists already", "Add --force to replace it, or name another with --output.")
     from finetune.data.guess import guess_table
@@ -126,9 +132,13 @@ def init(arguments: argparse.Namespace) -> int:
     flags = {"text": arguments.text, "label": arguments.label, "group": arguments.group, "task": arguments.task}
     choices = ask(guess, flags, sys.stdin, sys.stderr, yes=arguments.yes)
     write_text(target, write_recipe(guess, target, choices=choices))
-    write(
-        sys.stdout, str(target) if arguments.quiet else f"{target}: look through it, then run: finetune train {target}"
-    )
+    if arguments.json:
+        write(sys.stdout, json.dumps({"recipe": str(target), **asdict(choices)}, ensure_ascii=False))
+    elif arguments.quiet:
+        write(sys.stdout, str(target))
+    else:
+        command = f"finetune train {shlex.quote(str(target))}"
+        write(sys.stdout, f"{target}: look through it, then run: {command}")
     return 0
 
 
@@ -309,9 +319,9 @@ def _data_verbs(verb: Verb) -> None:
     made = verb("prepare", prepare, "clean, check and split the data of a recipe, and write it for any other tool")
     _add_recipe_arguments(made)
     made.add_argument("--output", metavar="DIR", help="write train, validation and test, data.json and a card there")
-    made.add_argument("--format", choices=get_args(ExportFormat), default="parquet", help="default: parquet")
+    made.add_argument("--format", choices=get_args(ExportFormat), help="default: parquet")
     made.add_argument("--folds", type=int, metavar="K", help="add a column `fold` over all rows, 0 to K - 1")
-    made.add_argument("--show", type=int, default=0, metavar="N", help="show N examples of what each step changed")
+    made.add_argument("--show", type=_count, default=0, metavar="N", help="show N examples of what each step changed")
     made.add_argument("--force", action="store_true", help="replace the files of an earlier prepare in DIR")
 
 
@@ -340,6 +350,12 @@ def _run_verbs(verb: Verb) -> None:
     made.add_argument("--output", metavar="FILE", help="csv, jsonl or parquet; default is jsonl on stdout")
     made.add_argument("--column", metavar="NAME", help="the text column of FILE (default: the one trained on)")
     made.add_argument("--force", action="store_true", help="replace FILE when it exists")
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, found {word!r}")
+    return int(word)
 
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,21 +7,25 @@ No model is loaded; texts are read, cleaned, divided and written in batches.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
 from finetune.data.blocks import RowLabels, column_numbers
+from finetune.data.cleaning import progress_bars
 from finetune.data.exports import check_export, column_kinds, export
+from finetune.data.own_functions import own_function_texts
 from finetune.data.prepare import EXAMPLES_SHOWN, Prepared, prepare
-from finetune.data.splits import assign_folds, fold_report
+from finetune.data.splits import FEWEST_FOLDS, assign_folds, fold_report
 from finetune.data.store import fingerprint
+from finetune.data.text_steps import visible
 from finetune.data_card import card
+from finetune.errors import RecipeError
 from finetune.progress import Progress
 from finetune.recipe import ExportFormat
 from finetune.recipe_file import LoadedRecipe, dump_recipe, relocate
@@ -53,10 +57,12 @@ def prepare_folder(
 
     Raises RecipeError before any work when the folder cannot be taken, and the errors of `prepare` and `export`.
     """
+    if folds is not None:
+        _check_folds(loaded, folds)
     if folder is not None:
         check_export(folder, format=format, force=force)
     prepared = prepare(loaded, progress=progress, examples=examples)
-    splits, report = _numbered(
+    numbers, report = _numbered(
         prepared, folds=folds, stratify=loaded.recipe.data.split.stratify, seed=loaded.recipe.seed
     )
     files: list[Path] = []
@@ -64,11 +70,13 @@ def prepare_folder(
         recipe = dump_recipe(
             relocate(loaded, folder=folder), header="Every default filled in. `finetune prepare` runs it."
         )
+        splits = {name: _with_columns(rows, numbers[name]) for name, rows in prepared.splits.items()}
         sizes = {name: len(rows) for name, rows in splits.items()}
         columns = column_kinds(splits["train"])
         beside = {
             "data.json": json.dumps(report, ensure_ascii=False, indent=1),
             "recipe.yaml": recipe,
+            **own_function_texts(loaded.recipe.cleaning, loaded.base),
             "README.md": card(report, sizes=sizes, columns=columns, format=format, title=loaded.name),
         }
         files = export(splits, folder, format=format, beside=beside, force=force, progress=progress)
@@ -81,7 +89,7 @@ def render_prepared(done: DatasetFolder, *, examples: int) -> list[str]:
     for name, counts in report["label_counts"].items():
         rows = len(done.prepared.splits[name])
         lengths = report["characters"][name]
-        labels = ", ".join(f"{label} {count:,}" for label, count in list(counts.items())[:MOST_LABELS])
+        labels = ", ".join(f"{visible(label)} {count:,}" for label, count in list(counts.items())[:MOST_LABELS])
         more = f" and {len(counts) - MOST_LABELS} more" if len(counts) > MOST_LABELS else ""
         lines.append(
             f"{name}: {rows:,} rows ({labels}{more}); characters: median {lengths['median']:,}, "
@@ -91,6 +99,7 @@ def render_prepared(done: DatasetFolder, *, examples: int) -> list[str]:
         lines.append(f"{step['name']}: {step['changed']:,} rows changed, {step['dropped']:,} dropped")
         for example in step["examples"][:examples]:
             lines += [f"  {example['origin']}", f"    before: {example['before']}", f"    after:  {example['after']}"]
+    lines += _learnt_from_train(report)
     twins = report["duplicate_families"]
     lines.append(
         f"duplicate families left: {twins['exact_families']:,} exact, {twins['near_families']:,} near, "
@@ -98,25 +107,54 @@ def render_prepared(done: DatasetFolder, *, examples: int) -> list[str]:
     )
     shared = sum(overlap["leaking"] for overlap in report["leaks"]["left"])
     lines.append(f"rows that a later split shares with an earlier one: {shared:,}")
+    if "folds" in report:
+        sizes = ", ".join(f"{name} {rows:,}" for name, rows in report["folds"]["sizes"].items())
+        lines += [f"rows in each fold: {sizes}", *report["folds"]["notes"]]
     lines += [warning if warning.startswith("warning: ") else f"note: {warning}" for warning in report["warnings"]]
     return lines
 
 
+def _learnt_from_train(report: Json) -> list[str]:
+    lines = []
+    for name, fitted in report.get("numeric", {}).items():
+        lines.append(
+            f"{name}: {fitted['scaling']} by train (mean {fitted['mean']:g}, deviation {fitted['std']:g}, "
+            f"{fitted['minimum']:g} to {fitted['maximum']:g}), {fitted['missing']:,} missing there"
+        )
+    if "augmentation" in report:
+        grown = report["augmentation"]
+        lines.append(f"augmentation: {grown['copies']:,} changed copies of {grown['originals']:,} rows, all in train")
+    return lines
+
+
+def _check_folds(loaded: LoadedRecipe, folds: int) -> None:
+    """Before any work. What is learnt from train knows rows of every fold, so it would leak into the one held out."""
+    if folds < FEWEST_FOLDS:
+        raise RecipeError("--folds", f"at least {FEWEST_FOLDS} are needed. Found: {folds}")
+    learnt = {"augmentation": loaded.recipe.augmentation is not None, "data.numeric": bool(loaded.recipe.data.numeric)}
+    for key in (key for key, used in learnt.items() if used):
+        what = f"{key} learns from the training split, whose rows are in every fold"
+        raise RecipeError("--folds", what, "Leave one of them out.")
+
+
 def _numbered(
     prepared: Prepared, *, folds: int | None, stratify: bool, seed: int
-) -> tuple[dict[str, datasets.Dataset], Json]:
-    """The splits with the columns `family` and, where asked for, `fold`; and what data.json says."""
-    numbers, report = {name: {"family": family} for name, family in prepared.families.items()}, dict(prepared.report)
+) -> tuple[dict[str, dict[str, np.ndarray]], Json]:
+    """For each split the columns `family` and, where asked for, `fold`; and what data.json says."""
+    numbers = {name: {"family": family} for name, family in prepared.families.items()}
+    report = dict(prepared.report)
     if folds is not None:
         parts = list(prepared.splits.values())
         family = np.concatenate(list(prepared.families.values()))
         groups, labels = column_numbers(parts, "group"), RowLabels.read(parts)
         assigned = assign_folds(labels, folds=folds, groups=groups, families=family, stratify=stratify, seed=seed)
-        report["folds"] = fold_report(assigned, labels=labels, folds=folds, groups=groups, families=family)
+        report["folds"] = fold_report(
+            assigned, labels=labels, folds=folds, groups=groups, families=family, stratify=stratify
+        )
         bounds = np.cumsum([len(rows) for rows in parts])[:-1]
         for name, fold in zip(prepared.splits, np.split(assigned, bounds), strict=True):
             numbers[name]["fold"] = fold
-    return {name: _with_columns(rows, numbers[name]) for name, rows in prepared.splits.items()}, report
+    return numbers, report
 
 
 def _with_columns(rows: datasets.Dataset, columns: dict[str, np.ndarray]) -> datasets.Dataset:
@@ -128,16 +166,13 @@ def _with_columns(rows: datasets.Dataset, columns: dict[str, np.ndarray]) -> dat
             batch = batch.append_column(name, pa.array(values[indices], type=pa.int64()))
         return batch
 
-    key: list[Any] = [rows._fingerprint, *(fingerprint(name, values.tobytes()) for name, values in columns.items())]
-    return (
-        rows.with_format("arrow")
-        .map(
+    key = [(name, hashlib.sha256(values.tobytes()).hexdigest()) for name, values in columns.items()]
+    with progress_bars(False):
+        numbered = rows.with_format("arrow").map(
             added,
             batched=True,
             with_indices=True,
             features=features,
-            new_fingerprint=fingerprint(*key),
-            desc="numbering",
+            new_fingerprint=fingerprint(rows._fingerprint, "numbering", key),
         )
-        .with_format(None)
-    )
+    return numbered.with_format(None)

@@ -65,7 +65,8 @@ class FinetuneError(Exception):
 
     def render(self) -> str:
         """The lines for stderr: one `error:` line a problem, the first twenty."""
-        lines = [f"error: {problem}" for problem in self.problems[:MOST_PROBLEMS_SHOWN]]
+        # A label or a name of the data may hold a line break, which must not begin a line of ours.
+        lines = [f"error: {problem}".replace("\n", "\\n") for problem in self.problems[:MOST_PROBLEMS_SHOWN]]
         hidden = len(self.problems) - MOST_PROBLEMS_SHOWN
         if hidden > 0:
             lines.append(f"error: and {hidden} more problems of this kind")

@@ -18,6 +18,7 @@ import torch
 from finetune.data.lengths import length_lines
 from finetune.data.own_functions import own_function_texts
 from finetune.data.prepare import Prepared, prepare
+from finetune.data.text_steps import visible
 from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, RecipeError, Stopped
 from finetune.learner import Learner, build_learner, settings_identity, training_identity, window_lists
 from finetune.progress import SILENT, Progress
@@ -106,7 +107,7 @@ def check(loaded: LoadedRecipe, *, progress: Progress = SILENT) -> Json:
     windows = {split: counts.to_json() for split, counts in learner.counts.items()}
     lines = [
         *length_lines(learner.lengths),
-        f"labels: {', '.join(prepared.labels.names)}",
+        f"labels: {', '.join(map(visible, prepared.labels.names))}",
         f"model: {learner.origin}, {learner.model.num_parameters():,} parameters",
     ]
     lines += [*_notes(prepared, learner), "recipe, data and model fit together"]

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from finetune.cleaning_steps import CleaningStep
 from finetune.data.cleaning import clean_text
 from finetune.data.labels import LabelMap
+from finetune.data.own_functions import own_function_folders
 from finetune.data.windows import Ints, cut_windows, passages
 from finetune.errors import CheckpointError, DataError, ModelError, listed
 from finetune.models import load_classifier
@@ -160,4 +161,4 @@ class Predictor:
 def _function_folders(model: Path) -> list[Path]:
     """Where cleaning functions of the user's own are looked for: the run the model is of, and the current folder."""
     run = Run(model.absolute().parent)
-    return [run.folder, Path.cwd()] if run.info.exists() else [Path.cwd()]
+    return [*(own_function_folders(run.folder) if run.info.exists() else []), Path.cwd()]

@@ -5,6 +5,7 @@ stdout is for results. Texts that the terminal cannot show are escaped instead o
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -12,6 +13,8 @@ from typing import Any, TextIO
 QUIET_SECONDS = 1.0
 # A log file keeps every state of a bar as a line of its own.
 SECONDS_BETWEEN_LOG_LINES = 30.0
+# What would colour, clear or reorder a terminal: a label or a text of the data may hold it.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class _LogLines:
 
 
 def write(stream: TextIO, text: str) -> None:
-    """A line, with what the stream's encoding lacks shown as \\u escapes (LANG=C and Chinese labels)."""
+    """A line. Control characters, and what the stream's encoding lacks, are shown as escapes that JSON reads too."""
     encoding = stream.encoding or "utf-8"
+    text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding) + "\n")
     stream.flush()

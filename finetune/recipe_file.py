@@ -119,7 +119,8 @@ def relocate(loaded: LoadedRecipe, *, folder: Path) -> Recipe:
     def moved(source: str) -> str:
         here = loaded.base / Path(source).expanduser()
         is_path = not source.startswith("builtin:") and (here.exists() or any(sign in source for sign in "*?["))
-        return Path(os.path.relpath(here, folder)).as_posix() if is_path else source
+        # From where the folder really is: a relative path does not lead back through a link.
+        return Path(os.path.relpath(here, folder.resolve())).as_posix() if is_path else source
 
     def moved_all(source: Sources) -> Sources:
         if isinstance(source, str):

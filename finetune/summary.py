@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unicodedata import east_asian_width
 
+from finetune.data.text_steps import visible
 from finetune.runs import Json, Run, RunInfo, Score, Scores, SplitScores, read_json_lines
 
 HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "roc_auc", "log_loss", "loss")
@@ -76,7 +77,8 @@ def render_classes(split: SplitScores) -> str:
     """Precision, recall, F1, the four rates and the support of every label."""
     columns = ("precision", "recall", "f1", "tpr", "fpr", "tnr", "fnr", "support")
     rows = [
-        [str(row["label"]), *(_cell(row.get(column)) for column in columns)] for row in split.per_class[:MOST_CLASSES]
+        [visible(str(row["label"])), *(_cell(row.get(column)) for column in columns)]
+        for row in split.per_class[:MOST_CLASSES]
     ]
     hidden = len(split.per_class) - MOST_CLASSES
     more = f"\n({hidden} more labels in scores.json)" if hidden > 0 else ""

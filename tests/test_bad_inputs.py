@@ -1,266 +1,43 @@
-"""What a user sees for each bad input: the catalogue of bad inputs as one table, by its case ids.
+"""What a user sees for each bad recipe, model folder and run folder: parts C to E of the catalogue of bad inputs.
 
-Every case builds its files, calls the command's main function in process, and looks at exit code, message and disk.
-Always: the message begins with `error: ` and says where; no traceback; nothing trained; no file made or changed.
+Every case builds its files, calls the command's main function in process, and looks at exit code, message and disk;
+bad_inputs.py says how. Bad data are in test_bad_data.py.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
 import re
 import shutil
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
 import pytest
 import torch
+from bad_inputs import (
+    CHECK,
+    TRAIN,
+    Case,
+    accepted,
+    check_accepted,
+    check_refused,
+    edit_json,
+    make_ready,
+    on_disk,
+    recipe,
+    refused,
+    settle_in,
+    table,
+    write_files,
+)
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_bert_folder
 
 from finetune.cli import main
 from finetune.runs import Run
 from finetune.scoring import greater_is_better
-
-ROWS = 40
-TRAIN, CHECK = ("train", "recipe.yaml", "--run", "out"), ("check", "recipe.yaml")
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
-
-
-def rows(count: int = ROWS, *, start: int = 0, labels: tuple[str, ...] = ("pos", "neg")) -> list[str]:
-    """CSV rows with distinct texts and the labels in turn."""
-    return [f"the film of day {start + i} is fine,{labels[i % len(labels)]}" for i in range(count)]
-
-
-def table(*lines: str, header: str = "text,label", count: int = ROWS, **more: tuple[str, ...]) -> str:
-    """A CSV file: the header, these lines (the first of them is line 2), then ordinary rows."""
-    return "\n".join([header, *lines, *rows(count, **more)]) + "\n"
-
-
-def recipe(*, source: str = "reviews.csv", extra: str = "", training: str = "", data: str = "", model: str = "") -> str:
-    """A recipe of a network that trains in a second; data starts in line 4, training in line 8."""
-    scratch = (
-        "from_scratch: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16, "
-        "max_position_embeddings: 64, vocab_size: 300}"
-    )
-    return f"""task: text-classification
-model:
-  {model or scratch}
-data:
-  source: {source}
-{data}windows: {{max_tokens: 64, stride: 8}}
-evaluation: {{baselines: [], bootstrap: 0}}
-training:
-  num_train_epochs: 1
-  per_device_train_batch_size: 16
-  use_cpu: true
-{training}{extra}"""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of the catalogue. `says` must all be shown: on stderr for a refusal, anywhere else for a success."""
-
-    id: str
-    files: Mapping[str, str | bytes] = field(default_factory=dict)
-    says: tuple[str, ...] = ()
-    code: int = 2
-    argv: tuple[str, ...] = ()
-    build: Callable[[Path], object] | None = None
-    needs: tuple[str, ...] = ()
-    hides: tuple[str, ...] = ()
-
-    def arguments(self) -> tuple[str, ...]:
-        return self.argv or (TRAIN if self.code else CHECK)
-
-
-def refused(id: str, files: Mapping[str, str | bytes], *says: str, **more: object) -> Case:
-    return Case(id, files, says, **more)  # type: ignore[arg-type]
-
-
-def accepted(id: str, files: Mapping[str, str | bytes], *says: str, **more: object) -> Case:
-    return Case(id, files, says, **{"code": 0, **more})  # type: ignore[arg-type]
-
-
-def reviews(*lines: str, **more: object) -> dict[str, str | bytes]:
-    return {"reviews.csv": table(*lines, **more)}  # type: ignore[arg-type]
-
-
-def json_lines(*lines: str, count: int = ROWS) -> dict[str, str | bytes]:
-    good = [json.dumps({"text": f"the film of day {i}", "label": ("pos", "neg")[i % 2]}) for i in range(count)]
-    return {"recipe.yaml": recipe(source="reviews.jsonl"), "reviews.jsonl": "\n".join([good[0], *lines, *good[1:]])}
-
-
-TABLES = [
-    refused(
-        "A01", reviews("good, but long,pos"), "reviews.csv:2: 3 fields, header has 2", "Quote text that contains commas"
-    ),
-    refused("A02", reviews("b"), "reviews.csv:2", "column 'label' is empty"),
-    refused("A02-empty", reviews("b,"), "reviews.csv", "1 row without label", "line 2"),
-    accepted("A03", {"reviews.csv": b"\xef\xbb\xbf" + table().encode()}, "labels: neg, pos"),
-    accepted("A04", {"reviews.csv": table("今天的电影,pos").encode("utf-16")}, "read as UTF-16"),
-    accepted("A05", {"reviews.csv": table("今天的电影很好看,pos").encode("gb18030")}, "read as GB18030"),
-    refused(
-        "A06",
-        {**reviews("今天的电影很好看,pos"), "recipe.yaml": recipe(data="  encoding: gb18030\n")},
-        "reviews.csv: the file is valid UTF-8, but data.encoding is gb18030",
-    ),
-    refused("A07", {"recipe.yaml": recipe(data="  errors: ignore\n")}, "recipe.yaml:6: unknown key 'data.errors'"),
-    refused(
-        "A08",
-        {"reviews.csv": table().encode() + b"caf\xe9 ole,pos\n"},
-        f"reviews.csv:{ROWS + 2}: byte 0xE9 at column 4 is not UTF-8 (nor GB18030)",
-        "encoding: latin-1",
-    ),
-    refused("A10", {"reviews.csv": PNG}, "reviews.csv: looks like a PNG image, not a table"),
-    refused("A12", {"reviews.csv": ""}, "reviews.csv: the file is empty"),
-    refused("A13", {"reviews.csv": "text,label\n"}, "reviews.csv: the file has a header but no rows"),
-    refused(
-        "A14",
-        {"reviews.csv": "good film,pos\n" + "\n".join(rows())},
-        "no column 'text' in reviews.csv. Columns found: 'good film', 'pos'",
-        "Is the header missing?",
-    ),
-    refused("A15", reviews(header="texts,label"), "no column 'text'", "Did you mean 'texts'?"),
-    refused(
-        "A16",
-        {"reviews.csv": "text,text,label\n" + "".join(f"a {i},b,pos\n" for i in range(9))},
-        "reviews.csv: column 'text' appears twice",
-    ),
-    accepted("A17", {"reviews.csv": table().replace(",", ";")}, "reviews.csv: fields are separated by ';'"),
-    accepted("A17-tab", {"reviews.csv": table().replace(",", "\t")}, "fields are separated by a tab"),
-    refused(
-        "A18",
-        {"reviews.csv": "text,label\n" + "".join(f"{row},\n" for row in rows())},
-        "the rows have one field more than the header",
-    ),
-    accepted(
-        "A19",
-        {"reviews.csv": ",text,label\n" + "".join(f"{i},{row}\n" for i, row in enumerate(rows()))},
-        "column 1 has no name and is ignored",
-    ),
-    refused("A20", reviews('"never closed,pos'), "reviews.csv:2: a quote opens here and never closes"),
-    accepted(
-        "A23",
-        {
-            "reviews.csv": "text,label\n"
-            + "".join(
-                f"{w},{('a', 'b')[i % 2]}\n"
-                for i, w in enumerate(["NA", "null", "None", "nan", *(f"NA {n}" for n in range(8))])
-            )
-        },
-        "train: 8 documents",
-    ),
-    # As numbers, 0450 and 450 would be one text twice, and one label.
-    accepted(
-        "A24",
-        {"reviews.csv": "text,label\n" + "".join(f"0{450 + i},01\n{450 + i},1\n" for i in range(9))},
-        "train: 13 documents",
-        "labels: 01, 1",
-    ),
-    accepted("A25", reviews("  ,pos"), "1 empty texts dropped"),
-    refused("A25-many", reviews(*["  ,pos"] * 5), "5 of 45 texts are empty, more than 5%", "reviews.csv:2"),
-    refused("A26", json_lines('{"text": 7, "label": "pos"}'), "reviews.jsonl:2: 'text' is a number"),
-    refused("A27", json_lines('{"text": "a", '), "reviews.jsonl:2: not valid JSON ("),
-    refused("A28", json_lines('{"txt": "a", "label": "pos"}'), "reviews.jsonl:2: no 'text' (has 'txt', 'label')"),
-    refused("A30", json_lines('{"text": "a", "label": 3}'), "reviews.jsonl:2: labels mix text and numbers (line 2)"),
-    refused(
-        "A32",
-        {"recipe.yaml": recipe(source="r.parquet"), "r.parquet": b"PAR1 broken PAR1"},
-        "r.parquet: is damaged or incomplete",
-    ),
-    refused(
-        "A34", {"recipe.yaml": recipe(source="review.csv")}, "review.csv: no such file. Did you mean 'reviews.csv'?"
-    ),
-    refused(
-        "A34-folder",
-        {"recipe.yaml": recipe(source="empty"), "empty/notes.md": "no table"},
-        "empty: no table in this folder",
-    ),
-]
-
-LABELS = [
-    refused("B01", reviews("a,", "b,pos", "c,  ", "d,neg", "e,"), "reviews.csv: 3 rows without label: lines 2, 4, 6"),
-    accepted("B02", reviews(), "labels: neg, pos"),
-    accepted(
-        "B03",
-        reviews("x, pos", "y,pos ", "z,Pos", "z2,Pos", "z3,Pos"),
-        "labels: Pos, neg, pos",
-        "labels 'Pos' (3 rows), 'pos' (22 rows) differ only in the way they are written",
-    ),
-    refused("B04", reviews("a,", labels=("0.0", "1.0")), "reviews.csv: labels are 0.0/1.0: a cell is empty at line 2"),
-    refused("B04-full", reviews(labels=("0.0", "1.0")), "labels are 0.0/1.0, not whole numbers"),
-    accepted("B05", reviews("a,True", "b,FALSE", labels=("true", "false")), "labels: false, true"),
-    refused("B06", reviews("a,-1", labels=("0", "1")), "reviews.csv: label -1 is negative (1 row: line 2)"),
-    refused(
-        "B06-large",
-        {**reviews("a,2", labels=("0", "1")), "recipe.yaml": recipe(data="  labels: [0, 1]\n")},
-        "reviews.csv: label '2' (1 row: line 2) is not in data.labels. Found: 0, 1",
-    ),
-    refused("B07", reviews(labels=("-100",)), "no usable label: every label is -100"),
-    refused("B08", reviews(labels=("pos",)), "only one class ('pos')"),
-    refused(
-        "B09",
-        {
-            "recipe.yaml": recipe(source="{train: reviews.csv, test: test.csv}"),
-            "test.csv": "text,label\n" + "".join(f"other {i},{'zzz' if i < 12 else 'pos'}\n" for i in range(20)),
-        },
-        "test.csv: label 'zzz' (12 rows: lines 2, 3,",
-        "is not in train",
-    ),
-    refused(
-        "B10", reviews("alone,rare"), "class 'rare' has 1 row", "needs at least 3 of each class", "data.split.stratify"
-    ),
-    refused(
-        "B11",
-        {"reviews.csv": "text,label\na,pos\nb,neg\n"},
-        "too few to split into train, validation, test",
-        "2 rows",
-        "at least 3 are needed",
-    ),
-    refused(
-        "B12",
-        {"recipe.yaml": recipe(data="  split: {train: 0.7, validation: 0.2, test: 0.2}\n")},
-        "recipe.yaml:6: data.split: train + validation + test must be 1, found 1.1",
-    ),
-    refused(
-        "B12-size",
-        {"recipe.yaml": recipe(data="  split:\n    test: 1.5\n")},
-        "recipe.yaml:7: data.split.test",
-        "less than 1, found 1.5",
-    ),
-    accepted(
-        "B16", {**reviews(labels=("no", "yes")), "recipe.yaml": recipe(data="  labels: [no, yes]\n")}, "labels: no, yes"
-    ),
-    accepted("B16-data", reviews(labels=("no", "yes")), "labels: no, yes"),
-    refused(
-        "B17",
-        {"recipe.yaml": recipe(model="num_labels: 1")},
-        "recipe.yaml:3: unknown key 'model.num_labels'",
-        "comes from the data",
-    ),
-    refused(
-        "B17-list",
-        {"recipe.yaml": recipe(data=f"  labels: [pos, neg, {', '.join('cdefghij')}]\n")},
-        "data.labels: the list has 10 labels, the data has 2 of them",
-    ),
-    refused(
-        "B20",
-        {"reviews.csv": "text,label\n" + "".join(f"{row} {i}\n" for i, row in enumerate(rows(120)))},
-        "label column looks like free text or an id: 120 distinct labels in 120 rows",
-    ),
-    refused(
-        "B19",
-        {"recipe.yaml": recipe(source="{train: reviews.csv, validation: empty.csv}"), "empty.csv": "text,label\n"},
-        "empty.csv: the file has a header but no rows",
-    ),
-]
 
 
 def training(*lines: str) -> dict[str, str | bytes]:
@@ -456,13 +233,6 @@ RECIPES = [
         "recipe.yaml:7: unknown key 'training.epoch'",
     ),
 ]
-
-
-def edit_json(path: Path, **changes: object) -> None:
-    """Set keys of a JSON file, or remove them with None."""
-    content = json.loads(path.read_text(encoding="utf-8")) | changes
-    kept = {key: value for key, value in content.items() if value is not None or key not in changes}
-    path.write_text(json.dumps(kept), encoding="utf-8")
 
 
 def cut(path: Path, *, keep: float) -> None:
@@ -713,50 +483,12 @@ RUNS = [
 ]
 
 
-CASES = [*TABLES, *LABELS, *RECIPES, *MODELS, *RUNS]
+CASES = [*RECIPES, *MODELS, *RUNS]
 PROMISED = {
-    *(f"B{number:02d}" for number in (*range(1, 13), 16, 17, 19)),
     *(f"C{number:02d}" for number in range(1, 23)),
     *(f"D{number:02d}" for number in range(1, 23) if number not in (11, 21, 22)),
     *(f"E{number:02d}" for number in (*range(2, 12), 14)),
 }
-
-
-def write_files(case: Case, folder: Path, *, ready: Path) -> None:
-    """The case's files in `folder`, over a sound recipe and data file, with what it needs of `ready`."""
-    for name in case.needs:
-        shutil.copytree(ready / name, folder / name)
-    for name, content in ({"recipe.yaml": recipe(), "reviews.csv": table()} | dict(case.files)).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    if case.build is not None:
-        case.build(folder)
-
-
-def on_disk(folder: Path) -> dict[str, bytes | None]:
-    """Every file and folder below `folder`, but for the lock, which holds the id of the last process."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-        if path.name != ".lock"
-    }
-
-
-def make_ready(folder: Path) -> Path:
-    """A model without a head (m), one with a head of three labels (m3), a complete run, and one said to be stopped."""
-    texts = [row.split(",")[0] for row in rows()]
-    tiny_bert_folder(folder / "m", texts=texts)
-    tiny_bert_folder(folder / "m3", texts=texts, num_labels=3)
-    (folder / "recipe.yaml").write_text(
-        recipe(training="  save_total_limit: 9\n  learning_rate: 1e-3\n").replace("epochs: 1", "epochs: 3"),
-        encoding="utf-8",
-    )
-    (folder / "reviews.csv").write_text(table(), encoding="utf-8")
-    assert main(["train", str(folder / "recipe.yaml"), "--run", str(folder / "run"), "--quiet"]) == 0
-    shutil.copytree(folder / "run", folder / "complete")
-    edit_json(folder / "run/run.json", status="stopped")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -766,44 +498,19 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every case runs in its own folder, with a user who would say yes to everything."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    settle_in(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.code], ids=lambda case: case.id)
 def test_refused(case: Case, ready: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_files(case, tmp_path, ready=ready)
-    before = on_disk(tmp_path)
-    capfd.readouterr()
-    started = time.monotonic()
-    assert main(case.arguments()) == case.code
-    assert time.monotonic() - started < 30, "a refusal does not wait for the Hub"
-    shown = capfd.readouterr()
-    problems = [line for line in shown.err.splitlines() if line.startswith("error: ")]
-    missing = [words for words in case.says if not any(words in line for line in problems)]
-    assert problems and not missing, f"not said: {missing}\n{shown.err}"
-    assert all(re.match(r"error: \S.*: .*[.?!]$", line) for line in problems), "where: what. do."
-    assert shown.out == ""
-    assert not any(words in shown.err for words in ("Traceback", *case.hides))
-    assert on_disk(tmp_path) == before, "a refusal changes nothing"
+    check_refused(case, tmp_path, capfd, argv=case.arguments())
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if not case.code and case not in RUNS], ids=lambda case: case.id
-)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.code and case not in RUNS], ids=lambda c: c.id)
 def test_accepted(case: Case, ready: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_files(case, tmp_path, ready=ready)
-    before = on_disk(tmp_path)
-    capfd.readouterr()
-    assert main(case.arguments()) == 0
-    shown = capfd.readouterr()
-    assert "recipe, data and model fit together" in shown.out
-    missing = [words for words in case.says if words not in shown.out + shown.err]
-    assert not missing, f"not said: {missing}\n{shown.out}\n{shown.err}"
-    assert "error" not in shown.err
-    assert on_disk(tmp_path) == before, "check only looks"
+    check_accepted(case, tmp_path, capfd)
 
 
 @pytest.mark.parametrize("case", [case for case in RUNS if not case.code], ids=lambda case: case.id)
@@ -827,21 +534,8 @@ def test_resumed(
 def test_every_promised_case_is_here() -> None:
     ids = [case.id for case in CASES]
     assert len(ids) == len(set(ids))
-    here = {id for case in CASES for id in re.findall(r"[A-E]\d\d", case.id)}
+    here = {id for case in CASES for id in re.findall(r"[C-E]\d\d", case.id)}
     assert not PROMISED - here
-
-
-def test_b02_the_label_map_is_saved_with_the_model(ready: Path) -> None:
-    config = json.loads((ready / "complete/best/config.json").read_text(encoding="utf-8"))
-    assert config["id2label"] == {"0": "neg", "1": "pos"}
-
-
-def test_b05_truth_values_are_two_classes_in_every_file(ready: Path, tmp_path: Path) -> None:
-    source = "text,label\n" + "".join(f"{row}\n" for row in rows(labels=("true", "FALSE", "True", "false ")))
-    write_files(Case("B05", {"reviews.csv": source}), tmp_path, ready=ready)
-    assert main([*TRAIN, "--quiet"]) == 0
-    table = pyarrow.parquet.read_table(tmp_path / "out/predictions/test.parquet").to_pydict()
-    assert set(table["reference"]) == {"false", "true"} >= set(table["prediction"])
 
 
 def test_c14_an_error_rate_is_better_when_smaller() -> None:

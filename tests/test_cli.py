@@ -202,6 +202,14 @@ def test_what_a_split_misses_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "warning: validation has no row of class 'rare'" in capsys.readouterr().out
 
 
+def test_prepare_is_quiet_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"the film of day {number} is fine,{'good' if number % 2 else 'bad'},{number}" for number in range(40)]
+    (tmp_path / "d.csv").write_text("\n".join(["text,label,price", *rows]) + "\n", encoding="utf-8")
+    arguments = ["data.numeric={price: min_max}", "--output", str(tmp_path / "out")]
+    assert main(["prepare", str(tmp_path / "d.csv"), *arguments, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_list_label_names_the_remedy_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [json.dumps({"text": f"text {row}", "label": ["a", "b"]}) for row in range(20)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")

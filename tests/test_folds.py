@@ -148,7 +148,11 @@ def test_classes_with_too_few_rows_are_all_named() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "groups", "found"),
-    [(4, None, "4 rows"), (0, None, "0 rows"), (30, ["a"] * 15 + ["b"] * 15, "30 rows in 2 groups")],
+    [
+        (4, None, "4 rows"),
+        (0, None, "0 rows"),
+        (30, ["a"] * 15 + ["b"] * 15, "30 rows in 2 blocks (a group or a family of duplicates stays whole)"),
+    ],
 )
 def test_fewer_rows_or_groups_than_folds_are_refused(rows: int, groups: list[str] | None, found: str) -> None:
     with pytest.raises(DataError) as caught:

@@ -155,10 +155,24 @@ def test_classes_with_too_few_rows_are_all_named() -> None:
     assert len(assign_splits(["a"] * 50 + ["b"], ratios=RATIOS, stratify=False, seed=0)) == 51
 
 
+def test_hundreds_of_rare_classes_are_one_message() -> None:
+    with pytest.raises(DataError) as caught:
+        assign_splits(["a"] * 50 + [f"b{number}" for number in range(300)], ratios=RATIOS, seed=0)
+    (problem,) = caught.value.problems
+    assert "300 of 301 classes have too few rows (class 'b0' has 1 row, " in problem.what
+    assert problem.what.count("has 1 row") == 5
+    assert " and 295 more); a stratified split into train, validation, test needs at least 3" in problem.what
+
+
 @pytest.mark.parametrize(("rows", "groups"), [(2, None), (0, None), (30, ["a"] * 15 + ["b"] * 15)])
 def test_fewer_rows_or_groups_than_splits_are_refused(rows: int, groups: list[str] | None) -> None:
     with pytest.raises(DataError, match=r"data.split: too few to split into train, validation, test. Found: \d+ rows"):
         assign_splits(["a"] * rows, ratios=RATIOS, groups=groups, stratify=False, seed=0)
+
+
+def test_one_family_of_duplicates_is_named_as_what_cannot_be_split() -> None:
+    with pytest.raises(DataError, match=r"30 rows in 1 block \(a group or a family of duplicates stays whole\)"):
+        assign_splits(["a"] * 30, ratios=RATIOS, families=np.zeros(30, dtype=np.int64), stratify=False, seed=0)
 
 
 def test_groups_that_train_needs_all_of_are_refused() -> None:

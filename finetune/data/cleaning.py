@@ -6,6 +6,7 @@ fill rows in row_steps.py, and a user's own in own_functions.py; here they are r
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from finetune.cleaning_steps import CleaningStep
 from finetune.data.own_functions import FunctionFailed, load_own_function, own_function_folders
 from finetune.data.row_steps import ROW_STEPS, empty_texts
-from finetune.data.row_streams import Setting, Splits, batches, mapped
+from finetune.data.row_streams import Setting, Splits, batches, mapped, values
 from finetune.data.store import code_version, fingerprint
 from finetune.data.text_steps import TEXT_STEPS, TextStep, visible
 from finetune.errors import DataError, listed
@@ -59,7 +60,8 @@ def clean(
 
     Every dataset has the columns id, text (text or null), label, group, origin. `base` is the folder of the recipe,
     where the files of own functions are. Neighbouring text steps make one pass over the rows, which the cache
-    remembers for rows on disk; after an own function nothing is taken from it, because nobody knows what that reads.
+    remembers for rows on disk; an own function is called every time, because nobody knows what it reads, and what
+    follows it goes by the texts it gave.
     `progress` shows datasets' own bars.
 
     Raises DataError for a split with nothing left, for more than 5 % empty texts, for NUL bytes in more than 0.1 % of
@@ -67,10 +69,9 @@ def clean(
     """
     cleaned: Splits = dict(splits)
     reports: list[StepReport] = []
-    cached = True
     with progress_bars(progress):
         for group in _passes(steps):
-            cached = cached and not any(step.is_own for step in group)
+            cached = not any(step.is_own for step in group)
             setting = Setting(examples=examples, num_proc=num_proc, cached=cached)
             if group[0].name in ROW_STEPS:
                 cleaned, report = _row_step(cleaned, group[0], setting)
@@ -190,12 +191,22 @@ def _text_pass(
         reports.append(StepReport(_shown(step), _having(bits, k), 0, total, total, examples, notes))
     # Rows that nothing changed stay what they are, with their fingerprint and their file.
     cleaned = {
-        split: rewritten[split].remove_columns(BITS, new_fingerprint=fingerprint(rewritten[split]._fingerprint, "text"))
+        split: rewritten[split].remove_columns(BITS, new_fingerprint=_made_of(rows, rewritten[split], setting))
         if bits[split].any()
         else rows
         for split, rows in splits.items()
     }
     return cleaned, reports
+
+
+def _made_of(rows: Dataset, rewritten: Dataset, setting: Setting) -> str:
+    """The fingerprint of the rewritten rows: by what made them, or, where nobody knows that, by their texts."""
+    if setting.cached:
+        return fingerprint(rewritten._fingerprint, "text")
+    digest = hashlib.sha256()
+    for text in values(rewritten, "text"):
+        digest.update(repr(text).encode("utf-8", "surrogatepass"))
+    return fingerprint(rows._fingerprint, "text", digest.hexdigest())
 
 
 def _rewritten(rows: Dataset, split: str, steps: Sequence[CleaningStep], function: _Pass, setting: Setting) -> Dataset:
@@ -217,7 +228,7 @@ def _rewritten(rows: Dataset, split: str, steps: Sequence[CleaningStep], functio
 def _code_version() -> tuple[str, ...]:
     """What decides a text step's result beside the text: the code, and the libraries and tables it stands on."""
     libraries = (f"{name} {version(name)}" for name in ("ftfy", "OpenCC"))
-    return (code_version("cleaning.py", "text_steps.py"), *libraries, unicodedata.unidata_version)
+    return (code_version("cleaning.py", "row_streams.py", "text_steps.py"), *libraries, unicodedata.unidata_version)
 
 
 def _row_step(splits: Splits, step: CleaningStep, setting: Setting) -> tuple[Splits, StepReport]:

@@ -7,12 +7,14 @@ never imported. It shows why groups matter: docstrings of one file resemble each
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from finetune.data.store import code_version
 from finetune.errors import DataError
 
 SHORTEST_TEXT_CHARACTERS = 41  # "over 40 characters": shorter docstrings name a thing without describing it
@@ -58,10 +60,7 @@ def python_docs(library: Path | None = None) -> Iterator[dict[str, str]]:
     """
     folder = library or Path(sysconfig.get_path("stdlib"))
     seen: set[str] = set()
-    for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py")):
-        area = _area(name)
-        if area is None:
-            continue
+    for name, area in _files(folder):
         for text in _docstrings(folder / name):
             if len(text) >= SHORTEST_TEXT_CHARACTERS and text not in seen:
                 seen.add(text)
@@ -72,6 +71,23 @@ def python_docs(library: Path | None = None) -> Iterator[dict[str, str]]:
             f"this Python keeps no library sources in {folder}",
             "Use a Python installed with its .py files, or a source of your own.",
         )
+
+
+def python_docs_stamp(library: Path | None = None) -> str:
+    """A digest of all that decides the rows of `python_docs`: the sources' bytes and this code. Takes no parsing."""
+    folder = library or Path(sysconfig.get_path("stdlib"))
+    digest = hashlib.sha256(code_version("corpora.py").encode())
+    for name, _ in _files(folder):
+        digest.update(f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[tuple[str, str]]:
+    """The library's files that have an area, and that area; sorted by name."""
+    for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py")):
+        area = _area(name)
+        if area is not None:
+            yield name, area
 
 
 def _area(name: str) -> str | None:
@@ -108,3 +124,4 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 CORPORA: dict[str, Callable[[], Iterator[dict[str, str]]]] = {"python-docs": python_docs}
+CORPUS_STAMPS: dict[str, Callable[[], str]] = {"python-docs": python_docs_stamp}

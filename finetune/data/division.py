@@ -5,6 +5,7 @@ A part the user brought stays whole but for its leaks, which `data.leaks` settle
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from finetune.data.blocks import Numbers, RowLabels, column_numbers
+from finetune.data.blocks import Numbers, RowLabels, blocks_of, column_numbers
 from finetune.data.leaks import LeakReport, Policy, find_leaks, settle_leaks
 from finetune.data.near_duplicates import Families, text_similarity
 from finetune.data.splits import assign_splits, split_off, split_report
+from finetune.data.store import fingerprint
 from finetune.errors import DataError
 from finetune.recipe import SPLITS, Split
 
@@ -50,7 +52,7 @@ def divide(parts: Mapping[str, Dataset], families: Families, *, settings: Split,
     )
     if WHOLE in parts:
         brought, notes, ratios = None, [], settings.shares
-        drawn = drawn.cut(WHOLE, _assigned(drawn, WHOLE, settings=settings, seed=seed), names=SPLITS)
+        drawn = drawn.cut(WHOLE, _assigned(drawn, settings=settings, seed=seed), names=SPLITS)
     else:
         brought = drawn.leaks()
         settled = settle_leaks(parts, brought, family=drawn.family, exact=drawn.exact, policy=leaks)
@@ -59,7 +61,7 @@ def divide(parts: Mapping[str, Dataset], families: Families, *, settings: Split,
         notes = [*settled.notes, *taken]
         rows = sum(map(len, drawn.splits.values()))
         ratios = {name: len(drawn.splits[name]) / rows for name in SPLITS}
-    report = _report(drawn, ratios=ratios)
+    report = _report(drawn, ratios=ratios, stratify=settings.stratify)
     left = drawn.leaks()
     return Division(
         splits=drawn.splits,
@@ -90,7 +92,7 @@ class _Drawn:
         rows_of = {each: np.flatnonzero(assigned == each) for each in names}
         splits, family, exact = dict(self.splits), dict(self.family), dict(self.exact)
         rows, families, texts = splits.pop(name), family.pop(name), exact.pop(name)
-        splits |= {each: rows.select(numbers) for each, numbers in rows_of.items()}
+        splits |= {each: _selected(rows, numbers) for each, numbers in rows_of.items()}
         family |= {each: families[numbers] for each, numbers in rows_of.items()}
         exact |= {each: texts[numbers] for each, numbers in rows_of.items()}
         ordered = [each for each in SPLITS if each in splits]
@@ -101,12 +103,19 @@ class _Drawn:
         )
 
 
-def _assigned(drawn: _Drawn, name: str, *, settings: Split, seed: int) -> np.ndarray:
+def _selected(rows: Dataset, numbers: np.ndarray) -> Dataset:
+    return rows.select(
+        numbers, new_fingerprint=fingerprint(rows._fingerprint, hashlib.sha256(numbers.tobytes()).hexdigest())
+    )
+
+
+def _assigned(drawn: _Drawn, *, settings: Split, seed: int) -> np.ndarray:
+    rows = drawn.splits[WHOLE]
     return assign_splits(
-        RowLabels.read([drawn.splits[name]]),
+        RowLabels.read([rows]),
         ratios=settings.shares,
-        groups=column_numbers([drawn.splits[name]], "group"),
-        families=drawn.family[name],
+        groups=column_numbers([rows], "group"),
+        families=drawn.family[WHOLE],
         stratify=settings.stratify,
         seed=seed,
     )
@@ -115,25 +124,64 @@ def _assigned(drawn: _Drawn, name: str, *, settings: Split, seed: int) -> np.nda
 def _with_missing_parts(drawn: _Drawn, *, settings: Split, seed: int) -> tuple[_Drawn, list[str]]:
     notes = []
     for missing in [name for name in ("test", "validation") if name not in drawn.splits]:
-        others = sum(settings.shares[name] for name in drawn.splits if name != "train")
-        taken = split_off(
-            RowLabels.read([drawn.splits["train"]]),
-            share=settings.shares[missing] / (1 - others),
-            seed=seed,
-            groups=column_numbers([drawn.splits["train"]], "group"),
-            families=drawn.family["train"],
-            stratify=settings.stratify,
-        )
-        taken = np.where(taken == "validation", missing, "train")
-        drawn = drawn.cut("train", taken, names=("train", missing))
-        notes.append(f"no {missing} part was given: {len(drawn.splits[missing])} rows were taken from train")
+        drawn, told = _with_part_of_train(drawn, missing, settings=settings, seed=seed)
+        notes += told
     for name in SPLITS:
         if not len(drawn.splits[name]):
             raise DataError(f"data.source.{name}", "has no rows")
     return drawn, notes
 
 
-def _report(drawn: _Drawn, *, ratios: Mapping[str, float]) -> dict[str, Any]:
+def _with_part_of_train(drawn: _Drawn, missing: str, *, settings: Split, seed: int) -> tuple[_Drawn, list[str]]:
+    """The missing split taken from train, and what to tell: how many rows, and why not as many as asked."""
+    train, family = drawn.splits["train"], drawn.family["train"]
+    share = settings.shares[missing] / (1 - sum(settings.shares[name] for name in drawn.splits if name != "train"))
+    free = np.flatnonzero(~_tied_to_others(drawn))
+    if share * len(train) >= len(free):
+        what = f"{len(train) - len(free):,} of {len(train):,} rows share a text or a group with another part"
+        do = f"Name a file for {missing}, or set data.leaks: move."
+        raise DataError("data.source.train", f"too few rows are left to take {missing} from: {what}", do)
+    rows = _selected(train, free)
+    taken = split_off(
+        RowLabels.read([rows]),
+        share=share * len(train) / len(free),
+        seed=seed,
+        groups=column_numbers([rows], "group"),
+        families=family[free],
+        stratify=settings.stratify,
+    )
+    assigned = np.full(len(train), "train", dtype="<U10")
+    assigned[free[taken == "validation"]] = missing
+    report = split_report(
+        assigned,
+        labels=RowLabels.read([train]),
+        ratios={"train": 1 - share, missing: share},
+        groups=column_numbers([train], "group"),
+        families=family,
+        stratify=settings.stratify,
+    )
+    drawn = drawn.cut("train", assigned, names=("train", missing))
+    # A class that a split misses is told once, of all splits together.
+    sizes = [f"{missing}: {note}" for note in report["notes"] if not note.startswith("warning: ")]
+    return drawn, [
+        f"no {missing} part was given: {len(drawn.splits[missing]):,} rows were taken from train",
+        *sizes,
+    ]
+
+
+def _tied_to_others(drawn: _Drawn) -> np.ndarray:
+    """Which rows of train share a family or a group with another split, also through others; shape (rows of train,).
+
+    They stay in train: leaks between train and validation may be let be, and must not become leaks into test.
+    """
+    owner = np.repeat(np.arange(len(drawn.splits)), [len(rows) for rows in drawn.splits.values()])
+    groups = column_numbers(drawn.splits.values(), "group")
+    block = blocks_of(len(owner), groups=groups, families=np.concatenate(list(drawn.family.values())))
+    in_train = owner == list(drawn.splits).index("train")
+    return np.isin(block[in_train], block[~in_train])
+
+
+def _report(drawn: _Drawn, *, ratios: Mapping[str, float], stratify: bool) -> dict[str, Any]:
     parts = [drawn.splits[name] for name in SPLITS]
     return dict(
         split_report(
@@ -142,5 +190,6 @@ def _report(drawn: _Drawn, *, ratios: Mapping[str, float]) -> dict[str, Any]:
             ratios=ratios,
             groups=column_numbers(parts, "group"),
             families=np.concatenate([drawn.family[name] for name in SPLITS]),
+            stratify=stratify,
         )
     )

@@ -39,6 +39,7 @@ class TableFile:
     warnings: list[str] = field(default_factory=list)
     encoding: str = "utf-8"
     sha256: str = ""
+    made_of: str = ""  # what decides the rows of a corpus, known before they are made
     bytes: int = 0
     rows: int = 0
     stamp: tuple[int, int] | None = None

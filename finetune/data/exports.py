@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import pyarrow as pa
 
 from finetune.data.export_formats import EXPORTS, Batches, Row
+from finetune.data.store import arrow_tables
 from finetune.errors import EnvironmentFault, RecipeError, listed
 from finetune.progress import SILENT, Progress
 from finetune.recipe import SPLITS, ExportFormat
-from finetune.runs import disk_faults, sync_file, sync_folder
+from finetune.runs import OWN_FUNCTIONS, disk_faults, sync_file, sync_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -46,7 +47,7 @@ def export(
     force: bool = False,
     progress: Progress = SILENT,
 ) -> list[Path]:
-    """Write `folder`/SPLIT.FORMAT for every split, and the texts `beside` (name -> content, UTF-8) next to them.
+    """Write `folder`/SPLIT.FORMAT for every split, and the texts `beside` (path -> content, UTF-8) next to them.
 
     Columns are those of the rows without `origin`: id, text, label (a list when multi-label), group, the numeric
     ones, and fold and family where they are there. Nulls stay null, except in csv: there a null, an empty text and
@@ -67,6 +68,7 @@ def export(
             for name, rows in splits.items():
                 _write_split(rows, unfinished / f"{name}.{format}", format=format, progress=progress)
             for name, text in (beside or {}).items():
+                (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
                 (unfinished / name).write_text(text, encoding="utf-8")
                 sync_file(unfinished / name)
             sync_folder(unfinished)
@@ -92,7 +94,7 @@ def check_export(folder: str | Path, *, format: ExportFormat, force: bool = Fals
     found = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     if found and not force:
         raise RecipeError(str(folder), f"is not empty. Found: {listed(found)}", "Name another folder, or add --force.")
-    if foreign := [name for name in found if not _is_ours(name)]:
+    if foreign := [name for name in found if not _is_ours(folder / name)]:
         what = f"holds what no export wrote: {listed(foreign)}"
         raise RecipeError(str(folder), what, "Name another folder: --force replaces only exported files.")
     if folder.is_dir() and os.path.ismount(folder):
@@ -131,9 +133,8 @@ def _batches(rows: datasets.Dataset, schema: pa.Schema) -> Iterator[list[Row]]:
     """Rows as dicts, about 16 MB at a time whatever their length."""
     bytes_per_row = rows.data.nbytes / max(1, rows.data.num_rows)
     size = min(MOST_ROWS_PER_BATCH, max(1, int(BYTES_PER_BATCH / max(1.0, bytes_per_row))))
-    arrow = rows.with_format("arrow", columns=schema.names)
-    for table in arrow.iter(batch_size=size):
-        yield table.select(schema.names).cast(schema).to_pylist()
+    for table in arrow_tables(rows, schema.names, rows_at_once=size):
+        yield table.cast(schema).to_pylist()
 
 
 def _schema(rows: datasets.Dataset) -> pa.Schema:
@@ -180,9 +181,12 @@ class _Digest:
             bar.update(len(batch))
 
 
-def _is_ours(name: str) -> bool:
+def _is_ours(item: Path) -> bool:
+    """Whether an export may have written this; of a folder, whether it may have written all that is in it."""
+    if item.is_dir():
+        return item.name == OWN_FUNCTIONS and all(each.is_dir() or each.suffix == ".py" for each in item.rglob("*"))
     formats = "|".join(get_args(ExportFormat))
-    return name in BESIDE_THE_SPLITS or bool(re.fullmatch(rf"({'|'.join(SPLITS)})\.({formats})", name))
+    return item.name in BESIDE_THE_SPLITS or bool(re.fullmatch(rf"({'|'.join(SPLITS)})\.({formats})", item.name))
 
 
 def _take_name(unfinished: Path, folder: Path) -> None:

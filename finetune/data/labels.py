@@ -8,11 +8,11 @@ refused with its rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.store import fingerprint
+from finetune.data.store import arrow_tables, code_version, fingerprint
 from finetune.errors import Collector, DataError, did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ class Seen:
     def add(self, other: Seen) -> None:
         self.rows += other.rows
         self.lines = (self.lines + other.lines)[:MOST_ROWS_SHOWN]
+
+    def add_row(self, line: str) -> None:
+        self.rows += 1
+        if len(self.lines) < MOST_ROWS_SHOWN:
+            self.lines.append(line)
 
     def __str__(self) -> str:
         return f"{_count(self.rows)}: {self.places}"
@@ -129,12 +134,11 @@ def encoded_labels(rows: datasets.Dataset, labels: LabelMap) -> list[Any]:
     """The class number of every row, or its list of class numbers for multi-label; in their order."""
     known: dict[object, int | list[int]] = {}
     encoded = []
-    for batch in rows.select_columns(["label"]).iter(batch_size=ROWS_AT_ONCE):
-        for label in batch["label"]:
-            key = tuple(label) if isinstance(label, list) else label
-            if key not in known:
-                known[key] = labels.encode(label)
-            encoded.append(known[key])
+    for label in _written(rows):
+        key = tuple(label) if isinstance(label, list) else label
+        if key not in known:
+            known[key] = labels.encode(label)
+        encoded.append(known[key])
     return encoded
 
 
@@ -145,17 +149,14 @@ def with_label_names(rows: datasets.Dataset, labels: LabelMap) -> datasets.Datas
         number = labels.encode(label)
         return [labels.names[each] for each in number] if isinstance(number, list) else labels.names[number]
 
-    written = (
-        label for batch in rows.select_columns(["label"]).iter(batch_size=ROWS_AT_ONCE) for label in batch["label"]
-    )
-    different = {tuple(label) if isinstance(label, list) else label for label in written if named(label) != label}
-    if not different:
+    distinct = {tuple(label) if isinstance(label, list) else label for label in _written(rows)}
+    if all(named(label) == (list(label) if isinstance(label, tuple) else label) for label in distinct):
         return rows
     return rows.map(
         lambda batch: {"label": [named(label) for label in batch["label"]]},
         batched=True,
         features=rows.features,
-        new_fingerprint=fingerprint(rows._fingerprint, "label names", labels.names, labels.multi_label),
+        new_fingerprint=fingerprint(rows._fingerprint, code_version("labels.py"), labels.names, labels.multi_label),
         desc="writing labels alike",
     )
 
@@ -169,20 +170,29 @@ def label_text(label: object) -> str:
     return str(label).strip()
 
 
+def _written(rows: datasets.Dataset) -> Iterator[Any]:
+    """The label of every row as it stands."""
+    return (
+        label
+        for table in arrow_tables(rows, ["label"], rows_at_once=ROWS_AT_ONCE)
+        for label in table["label"].to_pylist()
+    )
+
+
 def _collected(dataset: datasets.Dataset, *, multi_label: bool) -> tuple[Labels, Places]:
     """The labels with their rows, and the rows without; read batch by batch."""
     labels: Labels = {}
     missing: Places = {}
-    for batch in dataset.select_columns(["label", "origin"]).iter(batch_size=10_000):
-        for label, origin in zip(batch["label"], batch["origin"], strict=True):
+    for table in arrow_tables(dataset, ["label", "origin"], rows_at_once=ROWS_AT_ONCE):
+        for label, origin in zip(*(table[name].to_pylist() for name in ("label", "origin")), strict=True):
             file, _, line = origin.rpartition(":")
             texts = [label_text(each) for each in label or []] if multi_label else [label_text(label)]
             if label is None or (not multi_label and not texts[0]):
-                missing.setdefault(file, Seen()).add(Seen(1, [line]))
+                missing.setdefault(file, Seen()).add_row(line)
                 continue
             for text in dict.fromkeys(texts):
                 if text:
-                    labels.setdefault(text, {}).setdefault(file, Seen()).add(Seen(1, [line]))
+                    labels.setdefault(text, {}).setdefault(file, Seen()).add_row(line)
     return labels, missing
 
 

@@ -84,7 +84,7 @@ def load_lexicon(name: str, *, base: Path) -> Lexicon:
         raise DataError(WHERE, f"cannot read {name} ({getattr(error, 'strerror', None) or error})") from None
     problems.raise_if_any()
     if not synonyms:
-        raise DataError(WHERE, f"{name} holds no synonyms", "Write lines of a word and its synonyms: good,fine,decent")
+        raise DataError(WHERE, f"{name} holds no synonyms", "Write lines of a word and its synonyms: good,fine,decent.")
     known = {word for head, others in synonyms.items() for word in (head, *others) if UNSPACED_RUN.fullmatch(word)}
     return Lexicon(
         name=name,
@@ -134,7 +134,7 @@ def _users(lines: list[Line], file: TableFile, *, separator: str) -> Iterator[En
             file.problems.add(file.at(number), f"a quote is wrong ({error})", "Leave the quotes out.")
             continue
         if not others:
-            remedy = f"Write: {separator.join(('good', 'fine', 'decent'))}"
+            remedy = f"Write: {separator.join(('good', 'fine', 'decent'))}."
             file.problems.add(file.at(number), f"one word, no synonym. Found: {word}", remedy)
         elif not word or not all(others):
             file.problems.add(file.at(number), f"an empty field. Found: {line}", "Remove the separator too many.")
@@ -150,7 +150,7 @@ def _users(lines: list[Line], file: TableFile, *, separator: str) -> Iterator[En
 def _cilin(lines: list[Line], file: TableFile) -> Iterator[Entry]:
     for number, line in lines:
         if not (code := _CILIN.match(line)):
-            file.problems.add(file.at(number), f"no Cilin code. Found: {line[:40]}", "Write lines like Aa01A01= 人 士")
+            file.problems.add(file.at(number), f"no Cilin code. Found: {line[:40]}", "Write lines like Aa01A01= 人 士.")
         elif code[1] == "=":
             yield from _class(line[code.end() :].split())
 

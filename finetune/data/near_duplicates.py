@@ -24,7 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from finetune.data.duplicates import exact_families, folded_text
-from finetune.data.store import cache_folder, fingerprint, replacing
+from finetune.data.store import arrow_tables, cache_folder, fingerprint, replacing
 from finetune.errors import EnvironmentFault
 from finetune.progress import SILENT, Progress
 
@@ -173,8 +173,8 @@ def _find(rows: datasets.Dataset, *, similarity: float | None, num_proc: int, pr
 
 
 def _batches(texts: datasets.Dataset) -> Iterator[list[str]]:
-    for batch in texts.iter(batch_size=ROWS_IN_A_BATCH):
-        yield [text or "" for text in batch["text"].to_pylist()]
+    for table in arrow_tables(texts, ["text"], rows_at_once=ROWS_IN_A_BATCH):
+        yield [text or "" for text in table["text"].to_pylist()]
 
 
 # ---- signatures ----

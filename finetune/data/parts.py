@@ -29,11 +29,15 @@ FILE_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to read: a file or a folder of texts (`path`), or `rows` that came from a corpus or the Hub."""
+    """One thing to read: a file or a folder of texts (`path`), or `rows` that came from a corpus or the Hub.
+
+    `stamp` says, without making the rows of a corpus, what decides them.
+    """
 
     name: str
     path: Path | None = None
     rows: Callable[[], Iterable[Record]] | None = None
+    stamp: Callable[[], str] | None = None
 
 
 Parts = dict[str, list[Part]]
@@ -45,6 +49,7 @@ class Search:
 
     base: Path
     corpora: Corpora
+    stamps: Mapping[str, Callable[[], str]] = field(default_factory=dict)
     problems: Collector = field(default_factory=lambda: Collector(DataError))
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -95,7 +100,7 @@ def _parts_of(name: str, *, split: str, search: Search) -> list[Part]:
     if name.startswith("builtin:"):
         corpus = name.removeprefix("builtin:")
         if corpus in search.corpora:
-            return [Part(name, rows=search.corpora[corpus])]
+            return [Part(name, rows=search.corpora[corpus], stamp=search.stamps.get(corpus))]
         found, hint = listed(search.corpora) or "none", did_you_mean(corpus, search.corpora)
         raise DataError("data.source", f"no built-in corpus '{corpus}'. Found: {found}", hint)
     if splits := _own_splits(name, search=search):

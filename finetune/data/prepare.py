@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import datasets
@@ -20,15 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetune.data.augment import augment
-from finetune.data.cleaning import StepReport, check_texts, clean
-from finetune.data.corpora import CORPORA
+from finetune.data.blocks import column_numbers
+from finetune.data.cleaning import StepReport, check_texts, clean, progress_bars
+from finetune.data.corpora import CORPORA, CORPUS_STAMPS
 from finetune.data.division import Division, divide
 from finetune.data.duplicates import content_hash
 from finetune.data.examples import ColumnMap
 from finetune.data.labels import LabelMap, encoded_labels, read_labels, with_label_names
 from finetune.data.near_duplicates import Families, find_families, large_family_notes
 from finetune.data.numbers import apply_scaling, fit_scaling
-from finetune.data.row_streams import values
+from finetune.data.row_steps import conflict_notes
+from finetune.data.row_streams import batches, values
 from finetune.data.sources import Loaded, load_examples
 from finetune.progress import Progress
 from finetune.recipe import Columns, Data
@@ -58,10 +60,10 @@ class Prepared:
 
     def split_table(self) -> dict[str, Any]:
         """Columns of splits.parquet: who went where, never a text."""
-        parts = [rows.select_columns(["id", "group"]).with_format("arrow")[:] for rows in self.splits.values()]
+        parts = self.splits.values()
         hashes = (content_hash(text) for rows in self.splits.values() for text in values(rows, "text"))
         return {
-            **{name: pa.concat_tables(parts)[name] for name in ("id", "group")},
+            **{name: pa.chunked_array(_chunks(parts, name), type=pa.string()) for name in ("id", "group")},
             "content_hash": pa.array(hashes, type=pa.string()),
             "family": np.concatenate(list(self.families.values())),
             "split": np.repeat(list(self.splits), [len(rows) for rows in self.splits.values()]),
@@ -82,28 +84,27 @@ def prepare(loaded: LoadedRecipe, *, progress: Progress, examples: int = EXAMPLE
     )
     check_texts(cleaned)
     labels, label_warnings = read_labels(cleaned, multi_label=data.multi_label, expected=data.labels)
-    parts = {name: with_label_names(rows, labels) for name, rows in cleaned.items()}
+    with progress_bars(bars):
+        parts = {name: with_label_names(rows, labels) for name, rows in cleaned.items()}
     whole = datasets.concatenate_datasets(list(parts.values()))
     families = find_families(whole, similarity=data.near_duplicates, num_proc=cores, progress=progress)
     division = divide(parts, families, settings=data.split, leaks=data.leaks, seed=recipe.seed)
+    finished = _finished(loaded, division, num_proc=cores, bars=bars)
     told = [
-        *source.warnings,
-        *label_warnings,
+        *(f"warning: {text}" for text in (*source.warnings, *label_warnings)),
         *(note for step in steps for note in step.notes),
+        *conflict_notes(whole, families.exact),
         *large_family_notes(families, whole),
         *division.notes,
+        *finished.notes,
     ]
-    report = _report(source, steps, labels, families, division)
-    division, more = _finished(loaded, division, num_proc=cores, bars=bars)
-    report |= more
-    told += [warning for part in more.values() for warning in part.get("warnings", [])]
     return Prepared(
-        splits=division.splits,
+        splits=finished.splits,
         labels=labels,
-        encoded={name: encoded_labels(rows, labels) for name, rows in division.splits.items()},
-        families=division.family,
-        fingerprint=_fingerprint(division.splits),
-        report=report | {"warnings": told},
+        encoded={name: encoded_labels(rows, labels) for name, rows in finished.splits.items()},
+        families=finished.family,
+        fingerprint=_fingerprint(finished.splits),
+        report=_report(source, steps, labels, families, division, finished) | {"warnings": told},
         warnings=told,
     )
 
@@ -125,6 +126,7 @@ def _read(loaded: LoadedRecipe, progress: Progress) -> Loaded:
         most_characters=data.most_characters,
         numeric=tuple(data.numeric),
         corpora=_watched_corpora(progress),
+        stamps=CORPUS_STAMPS,
         progress=progress,
     )
     for note in source.notes:
@@ -139,13 +141,27 @@ def _effort(source: Loaded, data: Data, progress: Progress) -> tuple[int, bool]:
     return cores, rows > ROWS_WORTH_A_BAR and not progress.quiet
 
 
-def _finished(loaded: LoadedRecipe, division: Division, *, num_proc: int, bars: bool) -> tuple[Division, Json]:
+@dataclass(frozen=True)
+class _Finished:
+    """The splits with what was learnt from train, their families, what data.json says of it, and notes for the user."""
+
+    splits: dict[str, datasets.Dataset]
+    family: dict[str, npt.NDArray[np.int64]]
+    report: Json
+    notes: list[str]
+
+
+def _finished(loaded: LoadedRecipe, division: Division, *, num_proc: int, bars: bool) -> _Finished:
     """What is learnt from the training split alone: scaled numbers in every split, changed copies in train."""
-    recipe, splits, family, more = loaded.recipe, dict(division.splits), dict(division.family), {}
+    recipe, splits, family = loaded.recipe, dict(division.splits), dict(division.family)
+    report: Json = {}
+    notes: list[str] = []
     if recipe.data.numeric:
         fitted = fit_scaling(splits["train"], recipe.data.numeric)
-        splits = {name: apply_scaling(rows, fitted) for name, rows in splits.items()}
-        more["numeric"] = {name: column.to_json() for name, column in fitted.items()}
+        with progress_bars(bars):
+            splits = {name: apply_scaling(rows, fitted) for name, rows in splits.items()}
+        report["numeric"] = {name: column.to_json() for name, column in fitted.items()}
+        notes += [f"{name}: {told['note']}" for name, told in report["numeric"].items() if "note" in told]
     if recipe.augmentation is not None:
         grown = augment(
             splits["train"],
@@ -153,12 +169,13 @@ def _finished(loaded: LoadedRecipe, division: Division, *, num_proc: int, bars: 
             settings=recipe.augmentation,
             seed=recipe.seed,
             base=loaded.base,
-            num_proc=num_proc,
+            num_proc=num_proc if num_proc > 1 else None,
             progress=bars,
         )
         splits["train"], family["train"] = grown.rows, grown.families
-        more["augmentation"] = asdict(grown.report)
-    return replace(division, splits=splits, family=family), more
+        report["augmentation"] = asdict(grown.report)
+        notes += [*grown.report.notes, *(f"warning: {text}" for text in grown.report.warnings)]
+    return _Finished(splits, family, report, notes)
 
 
 def _watched_corpora(progress: Progress) -> dict[str, Callable[[], Iterable[dict[str, str]]]]:
@@ -181,8 +198,16 @@ def _fingerprint(splits: dict[str, datasets.Dataset]) -> str:
     return digest.hexdigest()
 
 
-def _report(source: Loaded, steps: list[StepReport], labels: LabelMap, families: Families, division: Division) -> Json:
-    splits = division.splits
+def _report(
+    source: Loaded,
+    steps: list[StepReport],
+    labels: LabelMap,
+    families: Families,
+    division: Division,
+    finished: _Finished,
+) -> Json:
+    """data.json. What `splits`, `duplicate_families` and `leaks` say is of the rows before copies were added."""
+    splits = finished.splits
     exact_rows = np.bincount(families.exact, minlength=1)
     return {
         "format_version": 1,
@@ -193,7 +218,7 @@ def _report(source: Loaded, steps: list[StepReport], labels: LabelMap, families:
         "multi_label": labels.multi_label,
         "splits": division.report,
         "label_counts": {name: _label_counts(rows) for name, rows in splits.items()},
-        "groups": {name: pc.count_distinct(_column(rows, "group")).as_py() for name, rows in splits.items()},
+        "groups": {name: int(column_numbers([rows], "group").max(initial=-1)) + 1 for name, rows in splits.items()},
         "characters": {name: _lengths(rows) for name, rows in splits.items()},
         "duplicate_families": {
             "exact_families": families.exact_families,
@@ -204,6 +229,7 @@ def _report(source: Loaded, steps: list[StepReport], labels: LabelMap, families:
             "rows_too_short_to_compare": families.short,
         },
         "leaks": division.leaks,
+        **finished.report,
     }
 
 
@@ -216,10 +242,9 @@ def _label_counts(rows: datasets.Dataset) -> dict[str, int]:
 
 def _lengths(rows: datasets.Dataset) -> dict[str, int]:
     """Percentiles of the texts' lengths in characters."""
-    batches = rows.select_columns(["text"]).with_format("arrow").iter(batch_size=1000)
-    lengths = np.concatenate([pc.utf8_length(batch["text"]).to_numpy() for batch in batches])
+    lengths = np.concatenate([pc.utf8_length(texts).to_numpy() for texts in batches(rows, "text")])
     return {name: int(np.percentile(lengths, share)) for name, share in LENGTH_PERCENTILES.items()}
 
 
-def _column(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
-    return rows.select_columns([name]).with_format("arrow")[:][name]
+def _chunks(parts: Iterable[datasets.Dataset], column: str) -> Iterator[pa.Array]:
+    return (chunk for rows in parts for batch in batches(rows, column) for chunk in batch.cast(pa.string()).chunks)

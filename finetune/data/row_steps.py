@@ -116,7 +116,7 @@ def keep_language(splits: Splits, step: CleaningStep, setting: Setting) -> Outco
     known = _identifier().labels
     for code in wanted:
         if code not in known:
-            hint = did_you_mean(code, known) or f"Known: {listed(sorted(known), most=200)}"
+            hint = did_you_mean(code, known) or f"Known: {listed(sorted(known), most=200)}."
             raise DataError("cleaning.keep_language", f"no language has the code '{code}'", hint)
     masks, notes = {}, []
     for split, rows in splits.items():
@@ -190,6 +190,16 @@ def drop_duplicates(splits: Splits, step: CleaningStep, setting: Setting) -> Out
         told = f"warning: {len(conflicts.families)} texts occur with different labels"
         notes.append(f"{told}; the first label was kept (see {shown})")
     return Outcome(without(splits, rows.by_split(repeats)), examples=examples, notes=notes)
+
+
+def conflict_notes(rows: Dataset, exact: NDArray[np.int64]) -> list[str]:
+    """A warning for equal texts with different labels that no step has settled; `exact` numbers the texts, (rows,)."""
+    every = _AllRows({"all": rows})
+    conflicts = _Conflicts(exact, every.labels())
+    if not len(conflicts.families):
+        return []
+    told = f"warning: {len(conflicts.families)} texts occur with different labels, and all were kept"
+    return [f"{told}: {_shown(every, conflicts)}. Add drop_conflicts to cleaning"]
 
 
 def empty_texts(rows: Dataset) -> Mask:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from finetune.data.store import BYTES_PER_BATCH, cache_folder, fingerprint
+from finetune.data.store import BYTES_PER_BATCH, arrow_tables, cache_folder, fingerprint
 from finetune.errors import EnvironmentFault
 
 MOST_ROWS_AT_ONCE = 1000
@@ -77,8 +77,8 @@ def mapped(
 
 def batches(rows: Dataset, column: str) -> Iterator[pa.ChunkedArray]:
     """A column as Arrow arrays, a batch at a time."""
-    alone = rows.select_columns([column]).with_format("arrow")
-    for batch in alone.iter(batch_size=_rows_at_once(alone)):
+    alone = rows.select_columns([column])
+    for batch in arrow_tables(alone, [column], rows_at_once=_rows_at_once(alone)):
         yield batch[column]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -80,6 +80,7 @@ def load_examples(
     limit: int | None = None,
     seed: int = 0,
     corpora: Corpora = {},  # noqa: B006  (read only)
+    stamps: Mapping[str, Callable[[], str]] = {},
     most_characters: int = MOST_CHARACTERS,
     numeric: Sequence[str] = (),
     progress: Progress = SILENT,
@@ -95,14 +96,15 @@ def load_examples(
     Relative paths start at `base`.
 
     Memory holds a few megabytes of rows at a time, but for a json list, which is read as a whole. Unchanged files
-    under unchanged settings and code come from the cache; a corpus or a Hub dataset is read again each time.
+    under unchanged settings and code come from the cache, and so does a corpus with an unchanged stamp in `stamps`
+    (by its name); another corpus or a Hub dataset is read again each time.
 
     Raises DataError with all problems of all files, or EnvironmentFault when the Hub or the cache fails.
     """
     for name in (each for each in numeric if each in COLUMNS):
         raise DataError("data.numeric", f"'{name}' is the name of a column that every example has", "Rename it.")
     reading = Reading(columns, labelled, multi_label, encoding, most_characters, tuple(numeric))
-    search = Search(base=base, corpora=corpora)
+    search = Search(base=base, corpora=corpora, stamps=stamps)
     parts = find_parts(source, search=search)
     files = {split: [_measured(part, reading=reading) for part in each] for split, each in parts.items()}
     folder = _kept(files, reading=reading) or _read(parts, files, reading=reading, progress=progress)
@@ -128,14 +130,16 @@ def _measured(part: Part, *, reading: Reading) -> TableFile:
             measure_folder(file)
         elif part.path:
             file.measure()
+        elif part.stamp:
+            file.made_of = part.stamp()
     except OSError:
         file.sha256 = ""
     return file
 
 
 def _kept(files: Files, *, reading: Reading) -> Path | None:
-    """The folder of the cache that holds the examples of these very bytes. What is no file has no digest yet."""
-    if not all(file.sha256 for each in files.values() for file in each):
+    """The folder of the cache that holds the examples of these very bytes. What has no digest yet is in none."""
+    if not all(file.made_of or file.sha256 for each in files.values() for file in each):
         return None
     folder = cache_folder() / _name(files, reading=reading)
     return folder if _is_whole(folder) else None
@@ -191,7 +195,7 @@ def _batches(
 
 
 def _name(files: Files, *, reading: Reading) -> str:
-    content = [(split, file.name, file.sha256) for split, each in files.items() for file in each]
+    content = [(split, file.name, file.made_of or file.sha256) for split, each in files.items() for file in each]
     return "rows-" + fingerprint(code_version(*READING_CODE), reading, content)
 
 

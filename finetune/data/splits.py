@@ -16,6 +16,7 @@ from finetune.errors import DataError, Problem, listed
 
 LARGEST_DEVIATION = 0.01  # a part whose share is further from the request than this is explained in the report
 FEWEST_FOLDS = 2
+MOST_CLASSES_APART = 5  # of the classes that are too rare; more are one message
 
 
 class SplitReport(TypedDict):
@@ -278,22 +279,20 @@ def _refuse_too_few(
     """Raises DataError for fewer rows or blocks than parts, or, given the classes to stratify by, rows of a class."""
     rows = int(blocks.sizes.sum())
     if len(blocks) < parts:
-        found = f"{rows} rows" if len(blocks) == rows else f"{rows} rows in {len(blocks)} groups"
+        kept = f"{len(blocks)} block{'' if len(blocks) == 1 else 's'} (a group or a family of duplicates stays whole)"
+        found = f"{rows} rows" if len(blocks) == rows else f"{rows} rows in {kept}"
         raise DataError(key, f"too few to split into {into}. Found: {found}, and at least {parts} are needed", do)
     if classes is None:
         return
-    problems = [
-        Problem(
-            "data.split.stratify",
-            f"class '{name}' has {count} {'row' if count == 1 else 'rows'}; a stratified split into {into} "
-            f"needs at least {parts} of each class",
-            "Add rows, merge or remove the class, or set data.split.stratify: false.",
-        )
-        for name, count in zip(classes.names, np.bincount(classes.numbers).tolist(), strict=True)
-        if count < parts
-    ]
-    if problems:
-        raise DataError.of(problems)
+    counts = zip(classes.names, np.bincount(classes.numbers).tolist(), strict=True)
+    rare = [f"class '{name}' has {count} {'row' if count == 1 else 'rows'}" for name, count in counts if count < parts]
+    if len(rare) > MOST_CLASSES_APART:
+        some = listed(rare, most=MOST_CLASSES_APART)
+        rare = [f"{len(rare):,} of {len(classes.names):,} classes have too few rows ({some})"]
+    needed = f"a stratified split into {into} needs at least {parts} of each class"
+    do = "Add rows, merge or remove the class, or set data.split.stratify: false."
+    if rare:
+        raise DataError.of([Problem("data.split.stratify", f"{each}; {needed}", do) for each in rare])
 
 
 # A class that only test has cannot be learnt, one that only train has cannot be scored: validation gives way first.

@@ -11,11 +11,12 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
 import pyarrow as pa
 
 from finetune.errors import EnvironmentFault
@@ -118,6 +119,26 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """The batches of such a file, one at a time."""
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
         yield from stream
+
+
+def arrow_tables(rows: datasets.Dataset, columns: Sequence[str], *, rows_at_once: int) -> Iterator[pa.Table]:
+    """These columns as Arrow tables of up to `rows_at_once` rows.
+
+    Of selected rows, datasets' own reading makes every row a chunk, which costs more than most work on it.
+    """
+    if rows._indices is None:
+        yield from rows.select_columns(list(columns)).with_format("arrow").iter(batch_size=rows_at_once)
+        return
+    table = rows.data.table.select(list(columns))
+    chunks = table.to_batches()
+    starts = np.cumsum([0, *map(len, chunks)])
+    selected = rows._indices.column(0)
+    for start in range(0, len(rows), rows_at_once):
+        numbers = selected.slice(start, rows_at_once).to_numpy().astype(np.int64)
+        chunk_of = np.searchsorted(starts, numbers, side="right") - 1
+        neighbours = np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(chunk_of)) + 1)
+        taken = [chunks[chunk_of[run[0]]].take(pa.array(numbers[run] - starts[chunk_of[run[0]]])) for run in neighbours]
+        yield pa.Table.from_batches(taken, schema=table.schema)
 
 
 def fingerprint(*parts: object) -> str:

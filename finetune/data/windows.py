@@ -26,11 +26,10 @@ import pyarrow
 from finetune.data.cleaning import progress_bars
 from finetune.data.lengths import LengthAudit, audit_lengths
 from finetune.data.sentences import token_breaks
-from finetune.data.store import cache_folder, fingerprint
+from finetune.data.store import cache_folder, code_version, fingerprint
 from finetune.errors import Collector, DataError, ModelError
 from finetune.runs import disk_faults
 
-WINDOWS_VERSION = 1  # part of the fingerprint: raise it when the same settings give other windows
 ROWS_AT_A_TIME = 256
 # A token with its offsets is about 150 bytes of Python objects while its document is being cut.
 CHARACTERS_AT_A_TIME = 500_000
@@ -194,7 +193,7 @@ class _Cutter:
         chosen = self.settings
         parts = (chosen.max_tokens, chosen.stride, chosen.boundary, chosen.max_per_document, chosen.keep)
         tokens = (rules, self.from_the_end, self.tokenizer.split_special_tokens, version("tokenizers"))
-        return fingerprint("windows", WINDOWS_VERSION, *parts, chosen.truncate, *tokens)
+        return fingerprint("windows", code_version("windows.py", "sentences.py"), *parts, chosen.truncate, *tokens)
 
     def cut(self, texts: Sequence[str]) -> pyarrow.Table:
         """One row a text, with the columns of FEATURES."""
