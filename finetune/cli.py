@@ -28,6 +28,7 @@ TABLE_SUFFIXES = (
     *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz"),
     *(".xml", ".h5", ".hdf5"),
 )
+RECIPE_SUFFIXES = (".yaml", ".yml", "")
 EXAMPLES_KEPT = 3
 
 
@@ -212,6 +213,8 @@ def _recipe(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
             raise RecipeError(
                 str(target), f"--text and --label go with a data file ({kinds})", "A recipe has data.columns."
             )
+        if target.is_file() and target.suffix.lower() not in RECIPE_SUFFIXES:
+            raise RecipeError(str(target), f"is neither a recipe (.yaml) nor a data file ({listed(TABLE_SUFFIXES)})")
         return load_recipe(target, overrides)
     if not target.is_file():
         beside = [item.name for item in target.parent.iterdir()] if target.parent.is_dir() else []

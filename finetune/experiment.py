@@ -227,8 +227,7 @@ def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner)
 
 def _notes(prepared: Prepared, learner: Learner) -> list[str]:
     """What the data and the model gave cause to say; warnings begin with the word."""
-    warnings = [WARNING + text.removeprefix(WARNING) for text in prepared.warnings]
-    return [*warnings, *learner.notes]
+    return [*prepared.warnings, *learner.notes]
 
 
 def _recipe_text(run: Run, loaded: LoadedRecipe) -> str:

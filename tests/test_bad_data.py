@@ -331,7 +331,7 @@ TABLES = [
     ),
     # Where no column is said to hold ids, a repeated value is nothing.
     accepted("A39-unused", {"reviews.csv": "text,label,key\n" + "".join(f"{row},k\n" for row in rows())}),
-    accepted("A40", two_parts("a  PLAIN film,pos"), told=("test: 1 rows repeat a row of train and were removed",)),
+    accepted("A40", two_parts("a  PLAIN film,pos"), told=("test: 1 row repeats a row of train and was removed",)),
     refused(
         "A40-exact",
         two_parts("A plain film,pos", extra="cleaning: [fix_unicode]\n"),

@@ -51,7 +51,7 @@ def test_the_screen_says_what_was_done_and_nothing_is_written(folder: Path, caps
     assert "drop_duplicates: 0 rows changed, 1 dropped" in lines
     assert "    after:  dropped: repeats rows.csv:2" in lines
     assert "rows that a later split shares with an earlier one: 0" in lines
-    assert "note: all: 1 rows repeat an earlier row and were removed" in lines
+    assert "warning: all: 1 row repeats an earlier row and was removed" in lines
     assert sorted(path.name for path in folder.iterdir()) == ["r.yaml", "rows.csv"]
     assert main(["prepare", "r.yaml", "--quiet"]) == 0
     shown = capsys.readouterr()

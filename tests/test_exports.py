@@ -12,9 +12,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any, get_args
 
 import datasets
+import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, List, Value
 from hypothesis import HealthCheck, given, settings
@@ -280,6 +282,16 @@ def test_long_rows_go_through_in_small_batches(tmp_path: Path, monkeypatch: pyte
     sizes = [len(batch) for batch in exports._batches(given, exports._schema(given))]
     assert sum(sizes) == 100
     assert max(sizes) <= 10
+
+
+def test_reading_parquet_back_does_not_hold_the_file(tmp_path: Path) -> None:
+    path, random = tmp_path / "a.parquet", Random(0)
+    schema = pa.schema([("text", pa.string())])
+    groups = ([{"text": random.randbytes(1_500).hex()} for _ in range(100)] for _ in range(100))
+    EXPORTS["parquet"].write(path, schema, groups)
+    before = pa.total_allocated_bytes()
+    most = max(pa.total_allocated_bytes() - before for _ in EXPORTS["parquet"].read(path))
+    assert most < path.stat().st_size / 4
 
 
 def test_column_kinds_are_the_datasets_librarys_words() -> None:

@@ -21,6 +21,7 @@ from finetune.data.duplicates import exact_families
 from finetune.data.near_duplicates import (
     find_families,
     large_family_notes,
+    near_conflict_notes,
     rows_in_a_band,
     shingles,
     text_similarity,
@@ -320,3 +321,21 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(monkeypatch: pytest.Monke
 def test_families_are_plain_arrays() -> None:
     found = find_families(rows_of([PANGRAM]), similarity=0.65)
     assert (found.family.dtype, found.exact.dtype, found.similarity.dtype) == (np.int64, np.int64, np.float32)
+
+
+def test_near_duplicates_with_different_labels_are_told_of() -> None:
+    text = "the river rose in the night and the old bridge below the mill was carried away by morning"
+    rows = datasets.Dataset.from_dict(
+        {
+            "text": [text, f"{text} too", text, "something else altogether was said about the weather in spring"],
+            "label": ["a", "b", "b", "b"],
+            "origin": [f"d.csv:{line}" for line in range(2, 6)],
+        }
+    )
+    found = find_families(rows, similarity=0.7)
+    # The third row is an exact repeat, which drop_conflicts and its own warning speak of.
+    assert near_conflict_notes(found, rows) == [
+        "1 family of near duplicates carries different labels: see d.csv:3 and d.csv:2"
+    ]
+    same = rows.remove_columns("label").add_column("label", ["a"] * 4)
+    assert near_conflict_notes(found, same) == []

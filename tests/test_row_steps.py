@@ -121,9 +121,9 @@ def test_train_wins_over_test_whatever_the_order_of_the_splits() -> None:
     )
     assert texts == {"test": ["d"], "validation": ["c", "e"], "train": ["a", "b"]}
     assert report.notes == [
-        "test: 1 rows repeat a row of train and were removed",
-        "test: 1 rows repeat a row of validation and were removed",
-        "test: 1 rows repeat an earlier row and were removed",
+        "test: 1 row repeats a row of train and was removed",
+        "test: 1 row repeats a row of validation and was removed",
+        "test: 1 row repeats an earlier row and was removed",
     ]
 
 
@@ -137,7 +137,7 @@ def test_equal_texts_with_different_labels_are_a_warning_with_origins() -> None:
 
 def test_label_lists_are_compared_as_sets() -> None:
     rows = table(["a", "a", "b"], [["x", "y"], ["y", "x"], ["x"]])
-    assert one("drop_duplicates", train=rows)[1].notes == ["train: 1 rows repeat an earlier row and were removed"]
+    assert one("drop_duplicates", train=rows)[1].notes == ["train: 1 row repeats an earlier row and was removed"]
 
 
 CONFLICTS = (

@@ -111,7 +111,9 @@ def detect_encoding(file: TableFile, *, asked: str | None) -> str:
         return "gb18030"
     line, column, byte = _first_failure(file, codec=codec)
     what = f"byte 0x{byte:02X} at column {column} is not {marked.upper() if marked else 'UTF-8 (nor GB18030)'}"
-    file.refuse(what, "Convert the file to UTF-8, or set its encoding, for example encoding: latin-1.", position=line)
+    file.refuse(
+        what, "Convert the file to UTF-8, or set its encoding, for example data.encoding: latin-1.", position=line
+    )
 
 
 def _asked_encoding(file: TableFile, *, asked: str, valid: str, is_valid: bool, plain: bool) -> str:

@@ -52,7 +52,8 @@ def _write_parquet(path: Path, schema: pa.Schema, batches: Batches) -> None:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    with pq.ParquetFile(path) as file:
+    # By default the whole file is read ahead, and what was read stays in memory until it is closed.
+    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=1000):
             yield from batch.to_pylist()
 

@@ -272,8 +272,10 @@ def _guess(path: Path, columns: tuple[ColumnFacts, ...], *, rows: int, is_whole:
     fewest = label.distinct if label else 1
     groups = sorted((each for each in rest if _is_group(each, rows=rows, fewest=fewest)), key=_grouplikeness)
     ids = [each for each in rest if each.filled == rows == each.distinct and _named(each.name, ID_NAMES)]
-    problems = [] if text else [_nothing_fits(path, columns, role="text")]
-    problems += [] if label else [_nothing_fits(path, [each for each in columns if each is not text], role="label")]
+    seen = "" if is_whole else f" in the first {rows:,} rows"
+    problems = [] if text else [_nothing_fits(path, columns, role="text", seen=seen)]
+    rest = [each for each in columns if each is not text]
+    problems += [] if label else [_nothing_fits(path, rest, role="label", seen=seen)]
     return Guess(
         path=path,
         rows=rows,
@@ -340,12 +342,12 @@ def _named(name: str, words: set[str]) -> bool:
     return any(part in words or part.removesuffix("s") in words for part in parts)
 
 
-def _nothing_fits(path: Path, columns: Iterable[ColumnFacts], *, role: Literal["text", "label"]) -> Problem:
+def _nothing_fits(path: Path, columns: Iterable[ColumnFacts], *, role: Literal["text", "label"], seen: str) -> Problem:
     found = listed(f"{each.name} ({_described(each)})" for each in columns) or "no other column"
     if role == "text":
-        what = f"no column looks like a text: several words, different in most rows. Found: {found}"
+        what = f"no column looks like a text: several words, different in most rows. Found{seen}: {found}"
         return Problem(path.name, what, "Name it with --text COLUMN.")
-    what = f"no column looks like a label: few different values, each in many rows. Found: {found}"
+    what = f"no column looks like a label: few different values, each in many rows. Found{seen}: {found}"
     do = "Name it with --label COLUMN. Without labels there is nothing to train: only text classification exists today."
     return Problem(path.name, what, do)
 

@@ -23,6 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from finetune.data.blocks import column_numbers
 from finetune.data.duplicates import exact_families, folded_text
 from finetune.data.store import arrow_tables, cache_folder, fingerprint, replacing
 from finetune.errors import EnvironmentFault
@@ -39,6 +40,7 @@ ROWS_IN_A_BATCH = 250  # a row may hold a whole book
 SHINGLES_SIGNED_AT_ONCE = 8_192  # each takes 128 numbers while it is signed
 SHINGLES_REMEMBERED = 4_000_000  # 32 MB of recent texts' hashes
 EXCERPT_CHARACTERS = 80
+CONFLICTS_SHOWN = 3
 
 # Scripts written without spaces between words: here a character is a token. Thai to Burmese, Khmer, the Japanese
 # iteration marks, kana, bopomofo, and Han with its extensions. Hangul has spaces.
@@ -146,6 +148,21 @@ def large_family_notes(families: Families, rows: datasets.Dataset) -> list[str]:
             f"{excerpt!r}. They stay in one split; a template or a disclaimer that fills texts is better cleaned away."
         )
     return notes
+
+
+def near_conflict_notes(families: Families, rows: datasets.Dataset) -> list[str]:
+    """A sentence when near duplicates carry different labels, where a row has one label: then one may be wrong."""
+    if rows.features["label"] != datasets.Value("string"):
+        return []
+    label, family, exact = column_numbers([rows], "label"), families.family, families.exact
+    # Rows of one text are what drop_conflicts and its warning speak of.
+    differing = np.flatnonzero((label != label[family]) & (exact != exact[family]))
+    if not len(differing):
+        return []
+    pairs = ((rows[int(row)]["origin"], rows[int(family[row])]["origin"]) for row in differing[:CONFLICTS_SHOWN])
+    count = len(np.unique(family[differing]))
+    told = "1 family of near duplicates carries" if count == 1 else f"{count:,} families of near duplicates carry"
+    return [f"{told} different labels: see {', '.join(f'{one} and {other}' for one, other in pairs)}"]
 
 
 def _versions() -> tuple[str, str]:

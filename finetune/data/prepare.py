@@ -27,7 +27,7 @@ from finetune.data.division import Division, divide
 from finetune.data.duplicates import content_hash
 from finetune.data.examples import ColumnMap
 from finetune.data.labels import LabelMap, encoded_labels, read_labels, with_label_names
-from finetune.data.near_duplicates import Families, find_families, large_family_notes
+from finetune.data.near_duplicates import Families, find_families, large_family_notes, near_conflict_notes
 from finetune.data.numbers import apply_scaling, fit_scaling
 from finetune.data.row_steps import conflict_notes
 from finetune.data.row_streams import batches, values
@@ -40,6 +40,7 @@ from finetune.runs import Json
 ROWS_WORTH_A_BAR = 10_000  # fewer are cleaned in about a second
 ROWS_WORTH_PROCESSES = 20_000  # below this, starting a second process costs more than it saves
 EXAMPLES_SHOWN = 3
+WARNING = "warning: "
 LENGTH_PERCENTILES = {"median": 50, "p90": 90, "p95": 95, "p99": 99, "max": 100}
 
 
@@ -91,10 +92,11 @@ def prepare(loaded: LoadedRecipe, *, progress: Progress, examples: int = EXAMPLE
     division = divide(parts, families, settings=data.split, leaks=data.leaks, seed=recipe.seed)
     finished = _finished(loaded, division, num_proc=cores, bars=bars)
     told = [
-        *(f"warning: {text}" for text in (*source.warnings, *label_warnings)),
-        *(note for step in steps for note in step.notes),
+        *map(_warning, (*source.warnings, *label_warnings)),
+        *(_warning(note) if step.dropped else note for step in steps for note in step.notes),
         *conflict_notes(whole, families.exact),
-        *large_family_notes(families, whole),
+        *map(_warning, large_family_notes(families, whole)),
+        *map(_warning, near_conflict_notes(families, whole)),
         *division.notes,
         *finished.notes,
     ]
@@ -107,6 +109,11 @@ def prepare(loaded: LoadedRecipe, *, progress: Progress, examples: int = EXAMPLE
         report=_report(source, steps, labels, families, division, finished) | {"warnings": told},
         warnings=told,
     )
+
+
+def _warning(text: str) -> str:
+    """Marked as what is shown even when quiet: something of the data is gone, doubtful or wrong."""
+    return text if text.startswith(WARNING) else WARNING + text
 
 
 def column_map(columns: Columns) -> ColumnMap:
@@ -174,7 +181,7 @@ def _finished(loaded: LoadedRecipe, division: Division, *, num_proc: int, bars: 
         )
         splits["train"], family["train"] = grown.rows, grown.families
         report["augmentation"] = asdict(grown.report)
-        notes += [*grown.report.notes, *(f"warning: {text}" for text in grown.report.warnings)]
+        notes += [*grown.report.notes, *map(_warning, grown.report.warnings)]
     return _Finished(splits, family, report, notes)
 
 

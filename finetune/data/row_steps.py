@@ -178,7 +178,8 @@ def drop_duplicates(splits: Splits, step: CleaningStep, setting: Setting) -> Out
         for kept_in in range(position + 1):
             count = int((of_split & (rows.owner[family] == kept_in)).sum())
             where = "an earlier row" if kept_in == position else f"a row of {rows.order[kept_in]}"
-            notes += [f"{split}: {count} rows repeat {where} and were removed"] if count else []
+            told = f"1 row repeats {where} and was" if count == 1 else f"{count:,} rows repeat {where} and were"
+            notes += [f"{split}: {told} removed"] if count else []
     examples = []
     for index in np.flatnonzero(repeats)[: setting.examples]:
         again, first = rows.row(index), rows.row(family[index])
