@@ -1,7 +1,7 @@
 """What `finetune prepare` costs in memory and time, from end to end: reading, cleaning, families, splits, files.
 
     python benchmarks/prepare_memory.py --rows 20000
-    python benchmarks/prepare_memory.py --rows 1000000 --limit-gb 2      (as root; 20 GB of disk)
+    python benchmarks/prepare_memory.py --rows 1000000 --limit-gb 2      (as root; 12 GB of disk)
     python benchmarks/prepare_memory.py --rows 100000 --words 40
 
 The rows are jsonl of an id, a text and one of four labels. Words are drawn from a vocabulary of 50,000 random ones by
