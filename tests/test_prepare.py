@@ -73,8 +73,8 @@ def test_a_source_is_read_cleaned_labelled_divided_and_told(tmp_path: Path) -> N
     rows += [{"text": " ", "label": "a"}, {"text": long_text(1), "label": " b "}]
     done = prepared(tmp_path, rows)
     assert done.warnings == [
-        "all: 1 empty texts dropped",
-        "all: 2 rows repeat an earlier row and were removed",
+        "warning: all: 1 empty texts dropped",
+        "warning: all: 2 rows repeat an earlier row and were removed",
     ]
     assert [len(part) for part in done.splits.values()] == [70, 15, 15]
     assert done.labels.names == ("a", "b")
