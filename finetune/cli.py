@@ -29,7 +29,6 @@ TABLE_SUFFIXES = (
     *(".xml", ".h5", ".hdf5"),
 )
 RECIPE_SUFFIXES = (".yaml", ".yml", "")
-EXAMPLES_KEPT = 3
 
 
 def console() -> NoReturn:
@@ -96,6 +95,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     if not arguments.output and (arguments.format or arguments.force):
         raise RecipeError("command line", "--format and --force say how files are written", "Add --output DIR.")
     loaded = _recipe(Path(arguments.target).expanduser(), arguments)
+    from finetune.data.prepare import EXAMPLES_SHOWN
     from finetune.dataset_folder import prepare_folder, render_prepared
 
     progress = _progress(arguments)
@@ -104,7 +104,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         Path(arguments.output).expanduser() if arguments.output else None,
         format=arguments.format or get_args(ExportFormat)[0],
         folds=arguments.folds,
-        examples=max(arguments.show, EXAMPLES_KEPT),
+        examples=max(arguments.show, EXAMPLES_SHOWN),
         force=arguments.force,
         progress=progress,
     )
@@ -164,6 +164,9 @@ def predict(arguments: argparse.Namespace) -> int:
     from finetune.prediction_files import predict_file, predict_texts
 
     progress = _progress(arguments)
+    if arguments.text and (arguments.output or arguments.column or arguments.encoding or arguments.force):
+        what = "--output, --column, --encoding and --force go with --input"
+        raise RecipeError("command line", what, "Leave them out.")
     if arguments.text:
         rows = predict_texts(arguments.run_folder, arguments.text, progress=progress)
         for row in rows:
@@ -174,6 +177,7 @@ def predict(arguments: argparse.Namespace) -> int:
         Path(arguments.input),
         output=Path(arguments.output) if arguments.output else None,
         text_column=arguments.column,
+        encoding=arguments.encoding,
         force=arguments.force,
         progress=progress,
     )
@@ -201,13 +205,11 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _recipe(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
-    """A recipe file, or a data file with --text and --label."""
+    """A recipe file, or data (a table, a folder of tables or of texts by class) with --text and --label."""
     overrides = arguments.overrides
-    if target.is_dir():
-        where = target / "recipe.yaml"
-        do = "Add --resume to go on." if where.exists() else "Name a recipe or a data file."
-        raise RecipeError(str(target), "is a folder", do)
-    if target.suffix.lower() not in TABLE_SUFFIXES:
+    if (target / "recipe.yaml").exists():
+        raise RecipeError(str(target), "is a run folder, not a recipe", "Add --resume to go on with it.")
+    if not target.is_dir() and target.suffix.lower() not in TABLE_SUFFIXES:
         if arguments.text_column or arguments.label_column:
             kinds = listed(TABLE_SUFFIXES)
             raise RecipeError(
@@ -216,16 +218,17 @@ def _recipe(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
         if target.is_file() and target.suffix.lower() not in RECIPE_SUFFIXES:
             raise RecipeError(str(target), f"is neither a recipe (.yaml) nor a data file ({listed(TABLE_SUFFIXES)})")
         return load_recipe(target, overrides)
-    if not target.is_file():
+    if not target.exists():
         beside = [item.name for item in target.parent.iterdir()] if target.parent.is_dir() else []
         raise RecipeError(str(target), "no such file", did_you_mean(target.name, beside) or "Check name and folder.")
     columns = {"text": arguments.text_column or "text", "label": arguments.label_column or "label"}
     values: dict[str, object] = {
         "task": "text-classification",
-        "data": {"source": target.name, "columns": columns},
+        "data": {"source": target.absolute().name, "columns": columns},
     }
-    text = YamlText(name=target.name, values=values)
-    return check_recipe(text, overrides, base=target.parent.absolute(), name=target.name.split(".")[0])
+    name = target.absolute().name
+    text = YamlText(name=name, values=values)
+    return check_recipe(text, overrides, base=target.absolute().parent, name=name.split(".")[0])
 
 
 def _show_run(run: Any, arguments: argparse.Namespace) -> int:
@@ -349,9 +352,10 @@ def _run_verbs(verb: Verb) -> None:
     made.add_argument("run_folder", metavar="RUN", help="a run folder, or a best/ or last/ folder")
     what = made.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", action="append", metavar="TEXT", help="a text to label; may be repeated")
-    what.add_argument("--input", metavar="FILE", help="a csv, tsv, json, jsonl, parquet or arrow file")
+    what.add_argument("--input", metavar="FILE", help="a csv, tsv, json, jsonl, parquet, arrow, xml or hdf5 file")
     made.add_argument("--output", metavar="FILE", help="csv, jsonl or parquet; default is jsonl on stdout")
     made.add_argument("--column", metavar="NAME", help="the text column of FILE (default: the one trained on)")
+    made.add_argument("--encoding", metavar="NAME", help="the encoding of FILE (default: detected and stated)")
     made.add_argument("--force", action="store_true", help="replace FILE when it exists")
 
 

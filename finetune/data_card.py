@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from finetune.data.text_steps import visible
 from finetune.recipe import ExportFormat
 from finetune.runs import Json
 
@@ -19,6 +20,7 @@ MOST_CLASSES = 100
 MOST_NOTES = 50
 MOST_PAIRS = 10
 MOST_CHARACTERS = 120
+TOLD_ELSEWHERE = ("examples", "notes", "warnings")  # of augmentation: in data.json, and among the warnings
 # The Hub's own words for sizes, each with its upper end.
 SIZE_CATEGORIES = (
     (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"),
@@ -46,7 +48,7 @@ def card(
         _section("Duplicates", *_duplicates(report)),
         _section("Splits", *_splits(report, sizes)),
         _section("Leaks between splits", *_leaks(report)),
-        _section("Augmentation of train", *_lines(report.get("augmentation"), left_out=("examples",))),
+        _section("Augmentation of train", *_lines(report.get("augmentation"), left_out=TOLD_ELSEWHERE)),
         _section("Lengths in characters", *_by_split(report.get("characters"))),
         _section("Lengths in tokens", *_by_split(report.get("lengths"))),
         _section("Numeric columns", *_numeric(report)),
@@ -58,10 +60,7 @@ def card(
 
 def escaped(text: object, most_characters: int = MOST_CHARACTERS) -> str:
     """Text of the data for a line of Markdown: one line, shortened, nothing in it is markup, HTML or a link."""
-    whole = str(text)
-    short = whole if len(whole) <= most_characters else whole[: most_characters - 1] + "…"
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short)
-    marked = re.sub(r"([\\`*_{}\[\]#!|~$@]|:(?=//))", r"\\\1", shown)
+    marked = re.sub(r"([\\`*_{}\[\]#!|~$@]|:(?=//))", r"\\\1", visible(str(text), most_characters))
     # At the start of a line these make lists and rules; `www.` makes a link anywhere.
     marked = re.sub(r"^(\d*)([-+=.)])(?=[-=\s]|$)", r"\1\\\2", marked)
     marked = re.sub(r"\b(www)\.", r"\1\\.", marked, flags=re.IGNORECASE)
@@ -219,7 +218,7 @@ def _limits(columns: Mapping[str, str], *, format: ExportFormat) -> list[str]:
     joined = "Several labels of a row are joined by |." if "list" in columns.values() else ""
     dates = "The datasets library makes times of a column in which every text is a date; pandas does not."
     told: dict[str, list[str]] = {
-        "json": [dates],
+        "json": [dates, "The datasets library reads numbers of a .json list to ten digits; jsonl keeps them all."],
         "jsonl": [dates],
         "csv": [
             "An empty cell is a null. Read with the types above: a reader that guesses makes 456 of the text 0456.",

@@ -17,19 +17,19 @@ import numpy as np
 import pyarrow as pa
 
 from finetune.data.blocks import RowLabels, column_numbers
-from finetune.data.cleaning import progress_bars
 from finetune.data.exports import check_export, column_kinds, export
 from finetune.data.own_functions import own_function_texts
 from finetune.data.prepare import EXAMPLES_SHOWN, Prepared, prepare
+from finetune.data.row_streams import progress_bars
 from finetune.data.splits import FEWEST_FOLDS, assign_folds, fold_report
-from finetune.data.store import fingerprint
+from finetune.data.store import cache_folder, fingerprint
 from finetune.data.text_steps import visible
 from finetune.data_card import card
 from finetune.errors import RecipeError
-from finetune.progress import Progress
+from finetune.progress import WARNING, Progress
 from finetune.recipe import ExportFormat
 from finetune.recipe_file import LoadedRecipe, dump_recipe, relocate
-from finetune.runs import Json
+from finetune.runs import Json, disk_faults
 
 MOST_LABELS = 12  # on the screen; all are in data.json
 
@@ -110,7 +110,7 @@ def render_prepared(done: DatasetFolder, *, examples: int) -> list[str]:
     if "folds" in report:
         sizes = ", ".join(f"{name} {rows:,}" for name, rows in report["folds"]["sizes"].items())
         lines += [f"rows in each fold: {sizes}", *report["folds"]["notes"]]
-    lines += [warning if warning.startswith("warning: ") else f"note: {warning}" for warning in report["warnings"]]
+    lines += [note if note.startswith(WARNING) else f"note: {note}" for note in report["warnings"]]
     return lines
 
 
@@ -167,7 +167,7 @@ def _with_columns(rows: datasets.Dataset, columns: dict[str, np.ndarray]) -> dat
         return batch
 
     key = [(name, hashlib.sha256(values.tobytes()).hexdigest()) for name, values in columns.items()]
-    with progress_bars(False):
+    with progress_bars(False), disk_faults(cache_folder()):
         numbered = rows.with_format("arrow").map(
             added,
             batched=True,

@@ -21,7 +21,7 @@ from finetune.data.prepare import Prepared, prepare
 from finetune.data.text_steps import visible
 from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, RecipeError, Stopped
 from finetune.learner import Learner, build_learner, settings_identity, training_identity, window_lists
-from finetune.progress import SILENT, Progress
+from finetune.progress import SILENT, WARNING, Progress
 from finetune.recipe_file import LoadedRecipe, dump_recipe, load_recipe, relocate
 from finetune.runs import (
     Json,
@@ -42,8 +42,6 @@ from finetune.training.checkpoints import Checkpoint, newest_checkpoint, refuse_
 from finetune.training.plan import FitPlan, FitResult
 from finetune.training.stopping import StopRequest
 from finetune.training.trainer import fit
-
-WARNING = "warning: "
 
 
 def train(loaded: LoadedRecipe, *, folder: str | Path | None = None, progress: Progress = SILENT) -> Run:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -37,19 +38,25 @@ class Prediction:
     """One document: the label (or labels), the probability of every label, and the number of windows it became.
 
     Where there are several, `passage` is the cleaned text of the one that is surest of the most probable label.
+    `tokens_cut` were not read, because the model's windows are truncated or limited.
     """
 
     label: str | list[str]
     probabilities: dict[str, float]
     windows: int
     passage: str | None
+    tokens_cut: int
 
 
 @dataclass(frozen=True)
 class RowPredictions(DocumentPredictions):
-    """With `passages` (documents, 2): where the deciding window begins and ends, in characters of the cleaned text."""
+    """With `passages` (documents, 2): where the deciding window begins and ends, in characters of the cleaned text.
+
+    `tokens_cut` (documents,) counts the tokens that no window holds.
+    """
 
     passages: Ints
+    tokens_cut: Ints
 
 
 class Predictor:
@@ -82,6 +89,7 @@ class Predictor:
             # A model that says nothing of boundaries is older than they are.
             windows = Windows.model_validate({"boundary": "token"} | settings["windows"])
             cleaning = [CleaningStep.model_validate(step) for step in settings["cleaning"]]
+            multi_label, text_column = bool(settings["multi_label"]), str(settings["text_column"])
         except FileNotFoundError:
             raise ModelError(
                 str(path), f"has no {MODEL_SETTINGS}", "Name a run folder, or its best/ or last/."
@@ -89,7 +97,7 @@ class Predictor:
         except (ValueError, KeyError) as error:
             raise ModelError(str(path / MODEL_SETTINGS), f"cannot be read ({type(error).__name__})") from None
         names = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}
-        labels = LabelMap.from_names([names[index] for index in sorted(names)], multi_label=settings["multi_label"])
+        labels = LabelMap.from_names([names[index] for index in sorted(names)], multi_label=multi_label)
         if torch.cuda.is_available() and not use_cpu:
             model.to("cuda")  # type: ignore[arg-type]
         return cls(
@@ -99,7 +107,7 @@ class Predictor:
             windows=windows,
             cleaning=cleaning,
             labels=labels,
-            text_column=settings["text_column"],
+            text_column=text_column,
             function_folders=_function_folders(path),
         )
 
@@ -123,6 +131,7 @@ class Predictor:
                 probabilities=dict(zip(self.labels.names, found.probabilities[row].tolist(), strict=True)),
                 windows=int(found.windows[row]),
                 passage=cleaned[row][slice(*found.passages[row])] if found.windows[row] > 1 else None,
+                tokens_cut=int(found.tokens_cut[row]),
             )
             for row, label in enumerate(self.task.decide(found.probabilities))
         ]
@@ -144,7 +153,9 @@ class Predictor:
             labels=labels,
             on_documents=on_documents,
         )
-        return RowPredictions(**vars(found), passages=passages(cut, found.deciding))
+        counts = cut.select_columns(["tokens", "tokens_kept"]).with_format("numpy")[:]
+        tokens_cut = np.asarray(counts["tokens"], dtype=np.int64) - counts["tokens_kept"]
+        return RowPredictions(**vars(found), passages=passages(cut, found.deciding), tokens_cut=tokens_cut)
 
     def _clean(self, texts: Sequence[Any], origins: Sequence[str]) -> list[str]:
         cleaned = [

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import datasets
 
 from finetune.data.sources import ColumnMap, Loaded, load_examples
 from finetune.errors import DataError, Problem, RecipeError
@@ -23,21 +26,32 @@ def predict_texts(folder: str | Path, texts: list[str], *, progress: Progress) -
     """Texts from the command line -> rows of text, label, probabilities and, for several windows, passage."""
     predictor = Predictor.load(folder)
     predictions = predictor.predict(texts, origins=[f"--text {number}" for number in range(1, len(texts) + 1)])
+    _warn_of_cuts(predictions, progress)
     return [{"text": text, **_plain(one)} for text, one in zip(texts, predictions, strict=True)]
 
 
 def predict_file(
-    folder: str | Path, path: Path, *, output: Path | None, text_column: str | None, force: bool, progress: Progress
+    folder: str | Path,
+    path: Path,
+    *,
+    output: Path | None,
+    text_column: str | None,
+    force: bool,
+    encoding: str | None = None,
+    progress: Progress,
 ) -> Path | list[Row]:
     """Predict every row of a file; writes `output` or returns the rows. Refuses to replace a file without `force`."""
     _check_output(output, force=force)
     predictor = Predictor.load(folder)
-    loaded = _load(path, text_column or predictor.text_column)
+    loaded = _load(path, text_column or predictor.text_column, encoding=encoding)
     for note in loaded.notes:
         progress.say(note)
-    table = next(iter(loaded.splits.values()))
+    for warning in loaded.warnings:
+        progress.warn(warning)
+    table = datasets.concatenate_datasets(list(loaded.splits.values()))  # a folder may hold train, validation and test
     with progress.bar(total=len(table), desc="predicting", unit="document") as bar:
         predictions = predictor.predict(table["text"][:], origins=table["origin"][:], on_documents=bar.update)
+    _warn_of_cuts(predictions, progress)
     rows = [
         {"id": id_, "text": text, **_plain(one)}
         for id_, text, one in zip(table["id"], table["text"], predictions, strict=True)
@@ -49,15 +63,32 @@ def predict_file(
     return output
 
 
-def _load(path: Path, text_column: str) -> Loaded:
+def _load(path: Path, text_column: str, *, encoding: str | None) -> Loaded:
+    columns = ColumnMap(text=text_column)
     try:
-        return load_examples(str(path), columns=ColumnMap(text=text_column), base=Path.cwd(), labelled=False)
-    except DataError as error:  # the remedy for a recipe is none here
-        asked = [
-            Problem(*(part.replace("data.columns.text", "--column") for part in (one.where, one.what, one.do)))
-            for one in error.problems
-        ]
-        raise DataError.of(asked) from error
+        return load_examples(str(path), columns=columns, base=Path.cwd(), labelled=False, encoding=encoding)
+    except DataError as error:
+        raise DataError.of(
+            [Problem(*map(_for_predict, (one.where, one.what, one.do))) for one in error.problems]
+        ) from error
+
+
+def _for_predict(message: str) -> str:
+    """The remedy for a recipe is none here: the options of the command line in place of its keys."""
+    for key, option in (
+        ("data.columns.text", "--column"),
+        ("data.encoding:", "--encoding"),
+        ("data.encoding", "--encoding"),
+    ):
+        message = message.replace(key, option)
+    return message
+
+
+def _warn_of_cuts(predictions: Sequence[Prediction], progress: Progress) -> None:
+    cut = [one.tokens_cut for one in predictions if one.tokens_cut]
+    if cut:
+        documents = f"{len(cut):,} of {len(predictions):,} documents"
+        progress.warn(f"{sum(cut):,} tokens of {documents} were not read: the model's windows are limited")
 
 
 def _check_output(output: Path | None, *, force: bool) -> None:
@@ -107,7 +138,8 @@ def _write(output: Path, rows: list[Row]) -> None:
         write_table(output, flat)
         return
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    # In quotes: a lone carriage return inside a text would end the row.
+    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(flat)
     for values in zip(*flat.values(), strict=True):
         writer.writerow("|".join(value) if isinstance(value, list) else value for value in values)

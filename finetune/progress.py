@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+WARNING = "warning: "  # begins a note that is shown even when quiet
 QUIET_SECONDS = 1.0
 # A log file keeps every state of a bar as a line of its own.
 SECONDS_BETWEEN_LOG_LINES = 30.0
@@ -32,7 +33,7 @@ class Progress:
 
     def warn(self, text: str) -> None:
         """A warning is shown even when quiet: nothing is silent."""
-        write(sys.stderr, f"warning: {text}")
+        write(sys.stderr, WARNING + text)
 
     def bar(self, **settings: Any) -> Any:
         from tqdm import tqdm

@@ -382,6 +382,8 @@ def disk_faults(folder: Path) -> Iterator[None]:
             raise EnvironmentFault(str(folder), what, do) from error
         if number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise EnvironmentFault(str(folder), "cannot be written: permission denied") from error
+        if isinstance(error, FileNotFoundError):  # a file system that takes no new names, such as /proc
+            raise EnvironmentFault(str(folder), "no file can be made here") from error
         raise
 
 

@@ -20,6 +20,7 @@ from finetune.data.guess import (
     cautions,
     is_named_like_a_group,
 )
+from finetune.data.text_steps import visible
 from finetune.errors import DataError, Problem, RecipeError, did_you_mean, listed
 from finetune.progress import write
 from finetune.recipe import TaskName
@@ -287,8 +288,7 @@ def _rows(guess: Guess) -> str:
 
 def _shown(text: str, most: int = 80) -> str:
     """A name or value inside a comment: on one line, shortened, with what does not show as its escape."""
-    short = text if len(text) <= most else text[: most - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short)
+    return visible(text, most)
 
 
 def _scalar(text: str) -> str:

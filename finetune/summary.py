@@ -7,6 +7,7 @@ from pathlib import Path
 from unicodedata import east_asian_width
 
 from finetune.data.text_steps import visible
+from finetune.progress import WARNING
 from finetune.runs import Json, Run, RunInfo, Score, Scores, SplitScores, read_json_lines
 
 HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "roc_auc", "log_loss", "loss")
@@ -128,7 +129,7 @@ def openings(folder: str | Path) -> str:
 
 
 def _note(text: str) -> str:
-    warning = text.removeprefix("warning: ")
+    warning = text.removeprefix(WARNING)
     return f"Warning: {warning}" if warning != text else f"Note: {text}"
 
 

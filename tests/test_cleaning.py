@@ -197,7 +197,7 @@ def test_a_cache_that_cannot_be_written_is_an_environment_fault(on_disk: Any, mo
 
     rows = on_disk(table(["A"]))
     monkeypatch.setattr(Dataset, "map", full)
-    with pytest.raises(EnvironmentFault, match="cleaned rows cannot be written"):
+    with pytest.raises(EnvironmentFault, match="rows cannot be written"):
         clean({"train": rows}, steps("lowercase"))
 
 
@@ -226,7 +226,7 @@ def test_an_own_function_is_called_once_and_a_change_at_a_second_call_is_a_warni
     (tmp_path / "mine.py").write_text(OWN)
     cleaned, (report, _) = clean({"train": table(["a", "b", None])}, steps("mine:more", "lowercase"), base=tmp_path)
     assert cleaned["train"]["text"][:] == ["a!", "b!", None]
-    assert report.notes == ["warning: applied twice, it changes 2 of the first 2 texts again"]
+    assert report.notes == ["warning: mine:more: applied twice, it changes 2 of the first 2 texts again"]
     assert clean_text("a", steps("mine:more", "lowercase"), folders=[tmp_path]) == "a!"
 
 

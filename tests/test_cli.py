@@ -54,10 +54,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["schema", "x"], "unknown argument x"),
         (["train", "x", "--resume=maybe"], "invalid choice: 'maybe'"),
         (["predict", "x"], "one of the arguments --text --input is required"),
+        (
+            ["predict", "x", "--text", "a", "--output", "o.csv"],
+            "--output, --column, --encoding and --force go with --input",
+        ),
+        (["train", "notes.txt"], "notes.txt: is neither a recipe (.yaml) nor a data file"),
         (["train", "x.yaml", "seed"], "x.yaml: no such file"),
         (["train", "x.csv", "--text", "a"], "x.csv: no such file. Did you mean 'xy.csv'?"),
         (["train", "xy.yaml", "--text", "a"], "xy.yaml: --text and --label go with a data file (.csv"),
-        (["train", "."], ".: is a folder. Name a recipe or a data file."),
+        (["train", "."], "xy.csv: the file is empty"),
         (["train", "nowhere", "--resume"], "nowhere: no such run folder"),
         (["train", "--resume", "nowhere"], "nowhere: no such run folder"),
         (["train", "--resume", "require", "nowhere"], "nowhere: no such run folder"),
@@ -71,6 +76,7 @@ def test_wrong_command_lines(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "xy.csv").touch()
+    (tmp_path / "notes.txt").touch()
     (tmp_path / "xy.yaml").touch()
     assert exit_code(*arguments) == 2
     shown = capsys.readouterr()

@@ -36,7 +36,8 @@ REPORT: dict[str, Any] = {
         {"earlier": "train", "later": "test", "rows": 15, "exact": 3, "near": 1, "in_groups": 0, "leaking": 4,
          "near_pairs": [{"origin": "r.csv:3", "twin": "r.csv:9", "similarity": 0.931, "text": "a", "twin_text": "b"}]},
     ]},
-    "augmentation": {"copies": 70, "words_changed": {"swap": 12}, "examples": [{"before": "secret"}]},
+    "augmentation": {"copies": 70, "words_changed": {"swap": 12}, "examples": [{"before": "secret"}],
+                     "notes": [], "warnings": ["a warning of the copies"]},
     "characters": {split: {"median": 31} for split in SIZES},
     "lengths": {split: {"median": 29.0, "longest": 1_210} for split in SIZES},
     "numeric": {"stars": {"scaling": "standardize", "mean": 1.5}},
@@ -68,6 +69,7 @@ def test_the_card_says_what_was_done() -> None:
     ):  # fmt: skip
         assert told in text
     assert "secret" not in text
+    assert "a warning of the copies" not in text  # it is among all warnings
 
 
 def test_hostile_labels_are_shown_as_they_are_and_break_nothing() -> None:

@@ -143,10 +143,3 @@ def test_encode() -> None:
     assert [LabelMap.from_names(["false", "true"]).encode(label) for label in (True, "False", "true")] == [1, 0, 1]
     assert LabelMap.from_names(["0", "1"]).encode(1) == 1
     assert label_text(True) == "true"
-
-
-def test_json() -> None:
-    labels = LabelMap(names=("a", "b"), multi_label=True)
-    told = labels.to_json()
-    assert told == {"names": ["a", "b"], "multi_label": True}
-    assert LabelMap.from_names(["a", "b"], multi_label=True) == labels

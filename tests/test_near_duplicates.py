@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 
 from finetune.data import near_duplicates
 from finetune.data.duplicates import exact_families
+from finetune.data.family_notes import large_family_notes, near_conflict_notes
 from finetune.data.near_duplicates import (
     find_families,
-    large_family_notes,
-    near_conflict_notes,
     rows_in_a_band,
     shingles,
     text_similarity,

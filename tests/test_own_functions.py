@@ -51,10 +51,12 @@ def test_a_name_never_reaches_the_library_or_a_package(tmp_path: Path) -> None:
         ("mine:f", "import no_such_module_anywhere", "mine.py cannot be run for 'mine:f': ModuleNotFoundError"),
         ("mine:f", "def f(text) return", "mine.py cannot be run for 'mine:f': SyntaxError"),
         ("mine:f", "raise SystemExit(3)", "SystemExit: 3"),
+        ("mine:f", b"# -*- coding: latin-1 -*-\n# \xe9\n", "mine.py cannot be run for 'mine:f': UnicodeDecodeError"),
     ],
 )
-def test_a_fault_of_the_file_is_a_recipe_error(tmp_path: Path, name: str, source: str, message: str) -> None:
-    write(tmp_path, source)
+def test_a_fault_of_the_file_is_a_recipe_error(tmp_path: Path, name: str, source: str | bytes, message: str) -> None:
+    # A run keeps a copy of the file as UTF-8 text, so it has to be that.
+    (tmp_path / "mine.py").write_bytes(source if isinstance(source, bytes) else source.encode())
     with pytest.raises(RecipeError, match=message):
         load_own_function(name, [tmp_path])
 
@@ -69,6 +71,10 @@ def test_a_fault_of_a_call_travels_between_processes_and_becomes_a_data_error(tm
     assert str(error).startswith("a.csv:7: cleaning.mine:f: raised IndexError: string index out of range.")
     with pytest.raises(FunctionFailed, match="returned NoneType where a text was expected"):
         load_own_function("mine:g", [tmp_path])("short")
+    write(tmp_path, "def half(text): return text[:1] + chr(0xD83D)")
+    with pytest.raises(FunctionFailed) as failed:
+        load_own_function("mine:half", [tmp_path])("short")
+    assert failed.value.what == r"returned half of a character (\ud83d, a lone surrogate)"
 
 
 def test_an_edited_file_is_loaded_anew_and_a_function_can_be_pickled(tmp_path: Path) -> None:

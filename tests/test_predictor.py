@@ -14,7 +14,7 @@ import pytest
 from tiny_models import tiny_bert_folder
 
 from finetune import prediction_files
-from finetune.errors import DataError
+from finetune.errors import DataError, ModelError
 from finetune.predict import Predictor
 from finetune.prediction_files import predict_file, predict_texts
 from finetune.progress import SILENT
@@ -84,6 +84,31 @@ def test_files_carry_the_text_and_the_passage_in_every_row(model: Path, tmp_path
     assert rows[0]["passage"] and rows[1]["passage"] is None
 
 
+def test_a_lone_carriage_return_ends_no_row_of_a_csv_file(model: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "new.jsonl", tmp_path / "out.csv"
+    source.write_text(json.dumps({"review": "word1\rword2"}) + "\n", encoding="utf-8")
+    predict_file(model, source, output=output, text_column=None, force=False, progress=SILENT)
+    with open(output, encoding="utf-8", newline="") as handle:
+        assert [row["text"] for row in csv.DictReader(handle, strict=True)] == ["word1\rword2"]
+
+
+def test_a_folder_of_splits_is_predicted_whole(model: Path, tmp_path: Path) -> None:
+    for name in ("train/a/1.txt", "train/b/2.txt", "test/a/3.txt"):
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name).write_text("word1 word2", encoding="utf-8")
+    rows = predict_file(model, tmp_path / "texts", output=None, text_column="text", force=False, progress=SILENT)
+    assert isinstance(rows, list)
+    assert [row["id"] for row in rows] == ["texts/train/a/1.txt", "texts/train/b/2.txt", "texts/test/a/3.txt"]
+
+
+def test_warnings_of_reading_are_shown(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / "texts" / name).write_text('{"review": "word1"}\n', encoding="utf-8")
+    predict_file(model, tmp_path / "texts", output=None, text_column=None, force=False, progress=SILENT)
+    assert "warning: texts: files that are named like splits are read as one" in capsys.readouterr().err
+
+
 def test_every_row_without_text_is_named_in_one_message(model: Path, tmp_path: Path) -> None:
     source = tmp_path / "new.jsonl"
     texts = ["word1", None, "word2", "  ", "\n"]
@@ -119,3 +144,37 @@ def test_cleaning_is_rebuilt_from_the_models_settings(tmp_path: Path) -> None:
 
 def test_an_older_model_cuts_as_it_was_trained(tmp_path: Path) -> None:
     assert Predictor.load(model_folder(tmp_path / "old")).windows.boundary == "token"
+
+
+@pytest.mark.parametrize("windows", [{"truncate": True}, {"max_per_document": 1, "keep": "spread"}])
+def test_what_a_model_does_not_read_is_told(
+    windows: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model_folder(tmp_path / "best", **windows)
+    long, short = Predictor.load(folder).predict([LONG, "word1"])
+    assert long.tokens_cut > 0 == short.tokens_cut
+    predict_texts(folder, [LONG, "word1"], progress=SILENT)
+    told = f"warning: {long.tokens_cut} tokens of 1 of 2 documents were not read: the model's windows are limited"
+    assert told in capsys.readouterr().err
+
+
+def test_a_file_in_another_encoding_is_refused_and_then_read(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_bytes("review\nword1 caf\xe9\nword2 d\xe9j\xe0\n".encode("latin-1"))
+
+    def predicted(encoding: str | None) -> Any:
+        return predict_file(
+            model, tmp_path / "d.csv", output=None, text_column=None, force=False, encoding=encoding, progress=SILENT
+        )
+
+    with pytest.raises(DataError, match=r"d\.csv:2: byte 0xE9 .*such as --encoding latin-1"):
+        predicted(None)
+    assert [row["text"] for row in predicted("latin-1")] == ["word1 café", "word2 déjà"]
+
+
+def test_settings_of_a_model_that_lack_a_part_are_refused(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "best")
+    settings = json.loads((folder / MODEL_SETTINGS).read_text(encoding="utf-8"))
+    del settings["multi_label"]
+    (folder / MODEL_SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"finetune\.json: cannot be read"):
+        Predictor.load(folder)

@@ -25,9 +25,10 @@ def one(step: object, **splits: Any) -> tuple[dict[str, list[Any]], StepReport]:
 
 def test_fill_missing_fills_only_what_is_missing() -> None:
     texts, report = one({"fill_missing": "unknown"}, train=table(["a", None, ""]), test=table(["b"], name="b.csv"))
-    assert texts == {"train": ["a", "unknown", ""], "test": ["b"]}
-    assert (report.name, report.changed, report.dropped) == ("fill_missing: unknown", 1, 0)
-    assert report.examples == [{"origin": "a.csv:3", "before": "", "after": "unknown"}]
+    # A table can write a missing text only as an empty one.
+    assert texts == {"train": ["a", "unknown", "unknown"], "test": ["b"]}
+    assert (report.name, report.changed, report.dropped) == ("fill_missing: unknown", 2, 0)
+    assert report.examples == [{"origin": f"a.csv:{line}", "before": "", "after": "unknown"} for line in (3, 4)]
 
 
 def test_fill_missing_fills_a_column_without_any_text() -> None:
@@ -37,9 +38,10 @@ def test_fill_missing_fills_a_column_without_any_text() -> None:
 
 def test_drop_missing_wants_a_text_and_a_label() -> None:
     texts, report = one("drop_missing", train=table(["a", None, "c", ""], ["x", "y", None, "x"]))
-    assert texts == {"train": ["a", ""]}
-    assert report.notes == ["train: 2 rows without a text or a label dropped"]
-    assert [example["after"] for example in report.examples] == ["dropped: no text", "dropped: no label"]
+    assert texts == {"train": ["a"]}
+    assert report.notes == ["train: 3 rows without a text or a label dropped"]
+    told = ["dropped: no text", "dropped: no label", "dropped: no text"]
+    assert [example["after"] for example in report.examples] == told
     assert one("drop_missing", train=table(["a", "b"], [["x"], []]))[0] == {"train": ["a", "b"]}
 
 
@@ -138,6 +140,16 @@ def test_equal_texts_with_different_labels_are_a_warning_with_origins() -> None:
 def test_label_lists_are_compared_as_sets() -> None:
     rows = table(["a", "a", "b"], [["x", "y"], ["y", "x"], ["x"]])
     assert one("drop_duplicates", train=rows)[1].notes == ["train: 1 row repeats an earlier row and was removed"]
+
+
+def test_true_and_its_other_spellings_are_no_conflict() -> None:
+    # The label map takes them for one class, so no row of them may go.
+    rows = table(["a", "a", "b", "b", "c"], ["TRUE", "true", "True", "FALSE", None])
+    texts, report = one({"drop_conflicts": "drop"}, train=rows)
+    assert texts == {"train": ["a", "a", "c"]}
+    assert report.notes[-1] == "1 texts occur with different labels"
+    texts, _ = one({"drop_conflicts": "drop"}, train=table(["a", "a", "b"], ["TRUE", "true", "x"]))
+    assert texts == {"train": ["b"]}
 
 
 CONFLICTS = (

@@ -212,6 +212,10 @@ def test_a_hub_dataset_brings_its_splits(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(load(tmp_path, {"train": "owner/name"}).splits) == ["train"]
     monkeypatch.setattr(datasets, "load_dataset", _hub({"train": part}))
     assert list(load(tmp_path, "owner/name").splits) == ["all"]
+    several = datasets.Features(features | {"label": datasets.List(features["label"])})
+    part = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [[1, 0], []]}, features=several)
+    monkeypatch.setattr(datasets, "load_dataset", _hub({"train": part}))
+    assert [row[2] for row in rows(load(tmp_path, "owner/name", multi_label=True))] == [["pos", "neg"], []]
 
 
 def test_the_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,6 +325,13 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(tmp_path: Path, monkey
         path.write_text("text,label\nb,x\n" * 2)
 
     monkeypatch.setattr("finetune.data.sources.examples", changing)
+    assert message(tmp_path) == "d.csv: was changed while it was read. Start again."
+
+    def vanishing(file: TableFile, **options: object) -> Iterator[object]:
+        yield from examples(file, **options)  # type: ignore[arg-type]
+        path.unlink()
+
+    monkeypatch.setattr("finetune.data.sources.examples", vanishing)
     assert message(tmp_path) == "d.csv: was changed while it was read. Start again."
 
 

@@ -154,11 +154,27 @@ def test_arrow_streams_categories_and_class_numbers(tmp_path: Path) -> None:
     dataset.save_to_disk(str(tmp_path / "saved"))
     (stream,) = (tmp_path / "saved").glob("*.arrow")
     assert [row[2] for row in rows(load(stream.parent, stream.name))] == ["pos", "neg"]
+    several = datasets.Features(features | {"label": datasets.List(features["label"])})
+    dataset = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [[1, 0], [], [0]]}, features=several)
+    dataset.to_parquet(str(tmp_path / "several.parquet"))
+    loaded = load(tmp_path, "several.parquet", multi_label=True)
+    assert [row[2] for row in rows(loaded)] == [["pos", "neg"], [], ["neg"]]
     table = pa.table(
         {"text": pa.array(["a", "b"], pa.large_string()), "label": pa.array(["x", "y"]).dictionary_encode()}
     )
     pq.write_table(table, tmp_path / "d.parquet")
     assert [row[1:3] for row in rows(load(tmp_path, "d.parquet"))] == [("a", "x"), ("b", "y")]
+
+
+def test_blank_labels_among_others_are_counted(tmp_path: Path) -> None:
+    labels = '["a", null]', '["", " "]', '"a||b"', "[]", '" "'
+    (tmp_path / "d.jsonl").write_text("".join(f'{{"text": "t", "label": {each}}}\n' for each in labels))
+    loaded = load(tmp_path, "d.jsonl", multi_label=True)
+    assert [row[2] for row in rows(loaded)] == [["a"], [], ["a", "b"], [], []]
+    assert loaded.notes == [
+        "d.jsonl: 1 empty label cells read as no label at all",
+        "d.jsonl: 4 empty labels beside or instead of others left out",
+    ]
 
 
 def test_utf_16_without_a_mark_is_named(tmp_path: Path) -> None:  # A04
@@ -248,3 +264,18 @@ def test_a_large_record_batch_is_read_in_slices(tmp_path: Path) -> None:
         read = load(tmp_path, name).splits["all"]
         assert read["text"][199].endswith("word 199")
         assert read.data.table.column("text").num_chunks > 3  # four megabytes at a time
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("euc_kr", "객실이 매우 깨끗하고 직원들이 친절했습니다 다음에 또 오고 싶어요 위치도 좋고 조식도 맛있었습니다"),
+        ("euc_jp", "部屋はとても清潔でスタッフも親切でした。また泊まりたいと思います。朝食もおいしかったです。"),
+    ],
+)
+def test_korean_and_japanese_are_not_taken_for_chinese(tmp_path: Path, encoding: str, text: str) -> None:
+    content = f"text,label\n{text},good\n{text[::-1]},bad\n".encode(encoding)
+    content.decode("gb18030")  # it would decode
+    (tmp_path / "d.csv").write_bytes(content)
+    assert "is not UTF-8 (nor GB18030)" in message(tmp_path) and "data.encoding: latin-1" in message(tmp_path)
+    assert [row[1] for row in rows(load(tmp_path, encoding=encoding))] == [text, text[::-1]]

@@ -19,8 +19,8 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value, concatenate_datasets
 from numpy.typing import NDArray
 
-from finetune.data.cleaning import progress_bars
 from finetune.data.lexicon import UNSPACED_RUN, WORDS, Lexicon, load_lexicon
+from finetune.data.row_streams import progress_bars
 from finetune.data.store import cache_folder, fingerprint
 from finetune.data.text_steps import visible
 from finetune.errors import DataError, EnvironmentFault

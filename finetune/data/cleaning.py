@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -23,15 +22,14 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from finetune.cleaning_steps import CleaningStep
+from finetune.data.examples import FEW_NUL_ROWS, MOST_NUL_SHARE
 from finetune.data.own_functions import FunctionFailed, load_own_function, own_function_folders
 from finetune.data.row_steps import ROW_STEPS, empty_texts
-from finetune.data.row_streams import Setting, Splits, batches, mapped, values
+from finetune.data.row_streams import Setting, Splits, batches, mapped, progress_bars, values
 from finetune.data.store import code_version, fingerprint
 from finetune.data.text_steps import TEXT_STEPS, TextStep, visible
 from finetune.errors import DataError, listed
 
-MOST_NUL_SHARE = 0.001
-FEW_NUL_ROWS = 3  # in a small file a share of rows says nothing: up to this many are removed without an error
 STEPS_THAT_REMOVE_NUL = ("fix_unicode", "strip_control")
 MOST_ROUNDS = 10
 MOST_STEPS_A_PASS = 60  # each has a bit of an int64
@@ -177,7 +175,7 @@ def _text_pass(
     function = _Pass.load(steps, folders)
     try:
         rewritten = {split: _rewritten(rows, split, steps, function, setting) for split, rows in splits.items()}
-        twice = {k: _twice(splits, function, k) for k, step in enumerate(steps) if step.is_own}
+        twice = {k: _twice(splits, function, k, name=step.name) for k, step in enumerate(steps) if step.is_own}
     except FunctionFailed as failure:
         raise failure.as_error() from failure
     bits = {split: _bits(rows) for split, rows in rewritten.items()}
@@ -249,7 +247,7 @@ def _nul_notes(step: CleaningStep, *, rows: int, total: int) -> list[str]:
     return [f"NUL bytes removed from {rows} rows"] if rows else []
 
 
-def _twice(splits: Splits, function: _Pass, step: int) -> str | None:
+def _twice(splits: Splits, function: _Pass, step: int, *, name: str) -> str | None:
     """A warning when an own function changes again what it has changed, tried on the first rows."""
     own, before = function.functions[step], _Pass(function.functions[:step], rounds=1)
     texts = (text for rows in splits.values() for text in rows.select(range(min(len(rows), ROWS_TRIED_TWICE)))["text"])
@@ -263,7 +261,7 @@ def _twice(splits: Splits, function: _Pass, step: int) -> str | None:
         tried += 1
     if not differing:
         return None
-    return f"warning: applied twice, it changes {differing} of the first {tried} texts again"
+    return f"warning: {name}: applied twice, it changes {differing} of the first {tried} texts again"
 
 
 def _bits(rows: Dataset) -> NDArray[np.int64]:
@@ -321,17 +319,6 @@ def _shown(step: CleaningStep) -> str:
     """`drop_short: 20`, as the recipe writes it."""
     argument = listed(step.argument) if isinstance(step.argument, list) else step.argument
     return step.name if argument is None else f"{step.name}: {argument}"
-
-
-@contextmanager
-def progress_bars(shown: bool) -> Iterator[None]:
-    """datasets' own bars on or off, and afterwards as they were."""
-    were_hidden = datasets.are_progress_bars_disabled()
-    (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
-    try:
-        yield
-    finally:
-        (datasets.disable_progress_bars if were_hidden else datasets.enable_progress_bars)()
 
 
 STEPS: dict[str, Callable[..., Any]] = {**TEXT_STEPS, **ROW_STEPS}

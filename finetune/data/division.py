@@ -5,7 +5,6 @@ A part the user brought stays whole but for its leaks, which `data.leaks` settle
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,12 @@ from datasets import Dataset
 from finetune.data.blocks import Numbers, RowLabels, blocks_of, column_numbers
 from finetune.data.leaks import LeakReport, Policy, find_leaks, settle_leaks
 from finetune.data.near_duplicates import Families, text_similarity
+from finetune.data.parts import WHOLE
+from finetune.data.row_streams import selected
 from finetune.data.splits import assign_splits, split_off, split_report
-from finetune.data.store import fingerprint
 from finetune.errors import DataError
+from finetune.progress import WARNING
 from finetune.recipe import SPLITS, Split
-
-WHOLE = "all"
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class _Drawn:
         rows_of = {each: np.flatnonzero(assigned == each) for each in names}
         splits, family, exact = dict(self.splits), dict(self.family), dict(self.exact)
         rows, families, texts = splits.pop(name), family.pop(name), exact.pop(name)
-        splits |= {each: _selected(rows, numbers) for each, numbers in rows_of.items()}
+        splits |= {each: selected(rows, numbers) for each, numbers in rows_of.items()}
         family |= {each: families[numbers] for each, numbers in rows_of.items()}
         exact |= {each: texts[numbers] for each, numbers in rows_of.items()}
         ordered = [each for each in SPLITS if each in splits]
@@ -101,12 +100,6 @@ class _Drawn:
             {each: family[each] for each in ordered},
             {each: exact[each] for each in ordered},
         )
-
-
-def _selected(rows: Dataset, numbers: np.ndarray) -> Dataset:
-    return rows.select(
-        numbers, new_fingerprint=fingerprint(rows._fingerprint, hashlib.sha256(numbers.tobytes()).hexdigest())
-    )
 
 
 def _assigned(drawn: _Drawn, *, settings: Split, seed: int) -> np.ndarray:
@@ -141,7 +134,7 @@ def _with_part_of_train(drawn: _Drawn, missing: str, *, settings: Split, seed: i
         what = f"{len(train) - len(free):,} of {len(train):,} rows share a text or a group with another part"
         do = f"Name a file for {missing}, or set data.leaks: move."
         raise DataError("data.source.train", f"too few rows are left to take {missing} from: {what}", do)
-    rows = _selected(train, free)
+    rows = selected(train, free)
     taken = split_off(
         RowLabels.read([rows]),
         share=share * len(train) / len(free),
@@ -162,7 +155,7 @@ def _with_part_of_train(drawn: _Drawn, missing: str, *, settings: Split, seed: i
     )
     drawn = drawn.cut("train", assigned, names=("train", missing))
     # A class that a split misses is told once, of all splits together.
-    sizes = [f"{missing}: {note}" for note in report["notes"] if not note.startswith("warning: ")]
+    sizes = [f"{missing}: {note}" for note in report["notes"] if not note.startswith(WARNING)]
     return drawn, [
         f"no {missing} part was given: {len(drawn.splits[missing]):,} rows were taken from train",
         *sizes,

@@ -37,10 +37,6 @@ def exact_families(texts: Iterable[str]) -> NDArray[np.int64]:
     return family
 
 
-# The name of before there were near families.
-families = exact_families
-
-
 def content_hash(text: str) -> str:
     """The first 16 hexadecimal digits of the sha256 of the folded text: equal for duplicates, and reveals no text."""
     return _sha256(folded_text(text)).hex()[:HASH_DIGITS]

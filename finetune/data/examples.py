@@ -87,7 +87,12 @@ def examples(file: TableFile, *, rows: Rows | None, reading: Reading, bar: Bar |
     `bar`, like tqdm, shows the rows passing. Afterwards `file` has their number, encoding, notes and
     warnings. Problems of single rows go to `file.problems`; a file that cannot be read at all raises DataError.
     """
-    read = _given_rows(rows, file=file, roles=reading.roles) if rows else _read_rows(file, reading=reading)
+    roles = reading.roles
+    read: Iterator[tuple[int | str, Record]]
+    if rows:
+        read = _given_rows(rows, file=file, roles=roles)
+    else:
+        read = rows_of_file(file, roles=roles, asked=reading.encoding, labelled=reading.labelled)
     made = _Examples(file, reading=reading)
     for position, record in bar(iterable=read, desc=f"reading {file.name}") if bar else read:
         made.add(position, record)
@@ -99,11 +104,17 @@ def examples(file: TableFile, *, rows: Rows | None, reading: Reading, bar: Bar |
     made.finish()
 
 
-def _read_rows(file: TableFile, *, reading: Reading) -> Iterator[tuple[int | str, Record]]:
-    """The rows of a file by position: the physical line where a row starts (csv, json lines, xml), else its number."""
+def rows_of_file(
+    file: TableFile, *, roles: Mapping[str, str], asked: str | None = None, labelled: bool = True
+) -> Iterator[tuple[int | str, Record]]:
+    """The rows of a file by position: the physical line where a row starts (csv, json lines, xml), else its number.
+
+    `roles` are the columns that must be there, by their part; a table without roles gives rows with every column.
+    `asked` is the encoding that the recipe names. Raises DataError for a file that cannot be read.
+    """
     try:
         if file.path.is_dir():
-            yield from text_rows(file, roles=reading.roles, asked=reading.encoding, labelled=reading.labelled)
+            yield from text_rows(file, roles=roles, asked=asked, labelled=labelled)
             return
         kind = format_of(file.path)
         if kind is None:
@@ -111,7 +122,7 @@ def _read_rows(file: TableFile, *, reading: Reading) -> Iterator[tuple[int | str
             file.refuse(f"unknown format '{file.path.suffix}'", archive)
         if not file.sha256:
             file.measure()
-        yield from _rows_by_format(file, kind=kind, reading=reading)
+        yield from _rows_by_format(file, kind=kind, roles=roles, asked=asked)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         file.refuse(f"is damaged or incomplete ({error})", "Make or fetch the archive again.")
     except PermissionError:
@@ -120,16 +131,17 @@ def _read_rows(file: TableFile, *, reading: Reading) -> Iterator[tuple[int | str
         file.refuse(f"cannot be read ({error.strerror or error})")
 
 
-def _rows_by_format(file: TableFile, *, kind: str, reading: Reading) -> Iterator[tuple[int, Record]]:
-    roles = reading.roles
+def _rows_by_format(
+    file: TableFile, *, kind: str, roles: Mapping[str, str], asked: str | None
+) -> Iterator[tuple[int, Record]]:
     if kind in ("parquet", "arrow"):
         return arrow_rows(file, kind=kind, roles=roles)
     if kind == "hdf5":
         return hdf5_rows(file, roles=roles)
     check_signature(file)
     if kind == "xml":
-        return xml_rows(file, roles=roles, asked=reading.encoding)
-    file.encoding = detect_encoding(file, asked=reading.encoding)
+        return xml_rows(file, roles=roles, asked=asked)
+    file.encoding = detect_encoding(file, asked=asked)
     if kind in ("csv", "tsv"):
         return csv_rows(file, default="," if kind == "csv" else "\t", roles=roles)
     return (json_line_rows if kind == "jsonl" else json_rows)(file, roles=roles)
@@ -161,7 +173,7 @@ class _Examples:
         self._bytes = 0
         self._label_kinds: list[str] = []
         self._list_refused = self._has_nul = False
-        self._empty_label_cells = self._rows_with_nul = 0
+        self._empty_label_cells = self._blank_labels = self._rows_with_nul = 0
         self._long: list[str] = []
 
     def add(self, position: int | str, record: Record) -> None:
@@ -204,6 +216,8 @@ class _Examples:
             file.note(f"NUL bytes in {nul} row{'s' if nul > 1 else ''}")
         if self._empty_label_cells:
             file.note(f"{self._empty_label_cells} empty label cells read as no label at all")
+        if self._blank_labels:
+            file.note(f"{self._blank_labels} empty labels beside or instead of others left out")
         if self._long:
             file.warnings.append(f"{file.name}: {listed(self._long, most=LONG_TEXTS_SHOWN)}")
 
@@ -233,10 +247,13 @@ class _Examples:
             return self._one_label(value, column)
         if value is None or value != value:  # not a number: how tables write an empty cell
             return None
-        if isinstance(value, str):
-            self._empty_label_cells += not value.strip()
+        if isinstance(value, str) and not value.strip():
+            self._empty_label_cells += 1
+            return []
         parts = value.split("|") if isinstance(value, str) else value if isinstance(value, list) else [value]
-        return [label for part in parts if (label := self._one_label(part, column)) is not None]
+        labels = [label for part in parts if (label := self._one_label(part, column)) is not None]
+        self._blank_labels += len(parts) - len(labels)
+        return labels
 
     def _one_label(self, value: object, column: str) -> str | None:
         if isinstance(value, list):

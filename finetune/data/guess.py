@@ -7,7 +7,6 @@ and what it does not find is said with the flag that names it.
 from __future__ import annotations
 
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from finetune.data.encodings import TableFile, detect_encoding
-from finetune.data.tables import ACCEPTED, Positioned, arrow_rows, check_signature, csv_rows, format_of
-from finetune.data.trees import hdf5_rows, json_line_rows, json_rows, xml_rows
+from finetune.data.encodings import TableFile
+from finetune.data.examples import NUMBER, rows_of_file
 from finetune.errors import Collector, DataError, Problem, did_you_mean, listed
 
 MOST_ROWS = 20_000
@@ -58,7 +54,6 @@ NEVER_LABELS = {
     *("split", "fold", "date", "time", "year", "month", "day", "hour", "timestamp", "lang", "language", "length"),
     *("count", "vote", "like", "age", "price", "index", "idx", "id", "email", "phone", "日期", "时间", "语言"),
 }
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
 _WORDS_OF_A_NAME = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+")
 _KANA, _HANGUL = re.compile("[\u3040-\u30ff]"), re.compile("[\uac00-\ud7af\u1100-\u11ff]")
@@ -129,14 +124,15 @@ def guess_table(path: str | Path, base: Path | None = None) -> Guess:
     """
     path = (base or Path()) / Path(path).expanduser()
     if path.is_dir():
-        raise DataError(str(path), "is a folder", "Name one table in it.")
+        do = "Name one table in it; a folder of texts by class needs no recipe: finetune train FOLDER."
+        raise DataError(str(path), "is a folder", do)
     if not path.is_file():
         beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(str(path), "no such file", did_you_mean(path.name, beside) or "Check the name and the folder.")
     file = TableFile(path=path, name=path.name, problems=Collector(DataError))
     columns: dict[str, _Column] = {}
     rows = 0
-    for _, record in islice(_rows(file), MOST_ROWS + 1):
+    for _, record in islice(rows_of_file(file, roles={}), MOST_ROWS + 1):
         rows += 1
         if rows > MOST_ROWS:
             break
@@ -259,7 +255,7 @@ def _read(value: object) -> tuple[ColumnKind, list[str]]:
         return "empty", []
     if text.lower() in ("true", "false"):
         return "true/false", [text.lower()]
-    if len(text) <= 40 and _NUMBER.fullmatch(text):
+    if len(text) <= 40 and NUMBER.fullmatch(text):
         return "whole numbers" if _WHOLE.fullmatch(text) else "numbers", [text]
     return "text", [text]
 
@@ -354,62 +350,3 @@ def _nothing_fits(path: Path, columns: Iterable[ColumnFacts], *, role: Literal["
 
 def _described(column: ColumnFacts) -> str:
     return "empty" if column.kind == "empty" else f"{column.kind}, {column.distinct:,} different values"
-
-
-def _rows(file: TableFile) -> Positioned:
-    """The rows of a file with all their columns. Raises DataError for one that cannot be read."""
-    kind = format_of(file.path)
-    if kind is None:
-        file.refuse(f"unknown format '{file.path.suffix}'", ACCEPTED)
-    try:
-        file.measure()
-        if kind in ("parquet", "arrow", "hdf5"):
-            every = {name: name for name in _names_of_a_columnar_file(file.path)}
-            yield from hdf5_rows(file, roles=every) if kind == "hdf5" else arrow_rows(file, kind=kind, roles=every)
-            return
-        check_signature(file)
-        if kind == "xml":
-            yield from xml_rows(file, roles={}, asked=None)
-            return
-        file.encoding = detect_encoding(file, asked=None)
-        if kind in ("csv", "tsv"):
-            yield from csv_rows(file, default="," if kind == "csv" else "\t", roles={})
-        else:
-            yield from (json_line_rows if kind == "jsonl" else json_rows)(file, roles={})
-    except (EOFError, zlib.error) as error:
-        file.refuse(f"is damaged or incomplete ({error})", "Make or fetch the archive again.")
-    except OSError as error:
-        file.refuse(f"cannot be read ({error.strerror or error})")
-
-
-def _names_of_a_columnar_file(path: Path) -> list[str]:
-    """The columns of a file that is read by column; none for the others, whose rows bring their names along."""
-    kind = format_of(path)
-    try:
-        if kind == "parquet":
-            schema = pq.read_schema(path)
-        elif kind == "arrow":
-            with pa.memory_map(str(path)) as source:
-                is_file = source.read(6) == b"ARROW1"
-                source.seek(0)
-                schema = (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)).schema
-        else:
-            return _names_in_hdf5(path) if kind == "hdf5" else []
-    except (pa.ArrowException, OSError):
-        return []  # read_rows says what is wrong with the file
-    table = schema.empty_table()
-    while any(pa.types.is_struct(each.type) for each in table.schema):
-        table = table.flatten()
-    return list(dict.fromkeys(table.column_names))
-
-
-def _names_in_hdf5(path: Path) -> list[str]:
-    try:
-        import h5py
-
-        names: list[str] = []
-        with h5py.File(path, "r") as file:
-            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        return [name.replace("/", ".") for name in names]
-    except (ImportError, OSError):
-        return []  # read_rows says what is wrong

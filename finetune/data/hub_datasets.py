@@ -40,7 +40,8 @@ def fetch_dataset(name: str) -> dict[str, datasets.Dataset]:
 
 def dataset_rows(rows: datasets.Dataset) -> Iterator[Record]:
     """Records, with class numbers as their names."""
-    classes = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "names")}
+    held = {column: getattr(feature, "feature", feature) for column, feature in rows.features.items()}  # by a list
+    classes = {column: feature.names for column, feature in held.items() if hasattr(feature, "names")}
     rows_of_a_batch = len(rows) * BYTES_PER_BATCH // max(rows.data.nbytes, 1)
     for batch in rows.iter(batch_size=max(1, min(ROWS_PER_BATCH, rows_of_a_batch))):
         columns = {column: named(values, names=classes.get(column, [])) for column, values in batch.items()}

@@ -8,11 +8,12 @@ refused with its rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.store import arrow_tables, code_version, fingerprint
+from finetune.data.row_streams import Setting, mapped, values
+from finetune.data.store import arrow_tables, code_version
 from finetune.errors import Collector, DataError, did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -82,9 +83,6 @@ class LabelMap:
         parts = label.split("|") if isinstance(label, str) else label if isinstance(label, list | tuple) else [label]
         return sorted({self._number(part) for part in parts if label_text(part)})
 
-    def to_json(self) -> dict[str, object]:
-        return {"names": list(self.names), "multi_label": self.multi_label}
-
     def _number(self, label: object) -> int:
         text = label_text(label)
         if set(self.names) == set(BOOLEANS) and text.lower() in BOOLEANS:
@@ -114,7 +112,7 @@ def read_labels(
         found[split], missing = _collected(dataset, multi_label=multi_label)
         sizes[split] = len(dataset)
         _check_missing(missing, labels=found[split], problems=problems)
-    if _are_booleans(_merged(found.values())):
+    if are_booleans(_merged(found.values())):
         found = {split: _lowered(labels) for split, labels in found.items()}
     labels = _merged(found.values())
     _check_numbers(labels, problems=problems)
@@ -134,7 +132,7 @@ def encoded_labels(rows: datasets.Dataset, labels: LabelMap) -> list[Any]:
     """The class number of every row, or its list of class numbers for multi-label; in their order."""
     known: dict[object, int | list[int]] = {}
     encoded = []
-    for label in _written(rows):
+    for label in values(rows, "label"):
         key = tuple(label) if isinstance(label, list) else label
         if key not in known:
             known[key] = labels.encode(label)
@@ -149,15 +147,17 @@ def with_label_names(rows: datasets.Dataset, labels: LabelMap) -> datasets.Datas
         number = labels.encode(label)
         return [labels.names[each] for each in number] if isinstance(number, list) else labels.names[number]
 
-    distinct = {tuple(label) if isinstance(label, list) else label for label in _written(rows)}
+    distinct = {tuple(label) if isinstance(label, list) else label for label in values(rows, "label")}
     if all(named(label) == (list(label) if isinstance(label, tuple) else label) for label in distinct):
         return rows
-    return rows.map(
-        lambda batch: {"label": [named(label) for label in batch["label"]]},
-        batched=True,
+    return mapped(
+        rows,
+        lambda written: {"label": [named(label) for label in written]},
+        name="writing labels alike",
+        version=[code_version("labels.py"), labels.names, labels.multi_label],
+        reads=["label"],
         features=rows.features,
-        new_fingerprint=fingerprint(rows._fingerprint, code_version("labels.py"), labels.names, labels.multi_label),
-        desc="writing labels alike",
+        setting=Setting(examples=0, num_proc=1, cached=True),
     )
 
 
@@ -168,15 +168,6 @@ def label_text(label: object) -> str:
     if isinstance(label, bool):
         return BOOLEANS[label]
     return str(label).strip()
-
-
-def _written(rows: datasets.Dataset) -> Iterator[Any]:
-    """The label of every row as it stands."""
-    return (
-        label
-        for table in arrow_tables(rows, ["label"], rows_at_once=ROWS_AT_ONCE)
-        for label in table["label"].to_pylist()
-    )
 
 
 def _collected(dataset: datasets.Dataset, *, multi_label: bool) -> tuple[Labels, Places]:
@@ -223,7 +214,7 @@ def _check_numbers(labels: Labels, *, problems: Collector) -> None:
 
 def _names(expected: Sequence[str]) -> tuple[str, ...]:
     names = tuple(label_text(name) for name in expected)
-    return tuple(name.lower() for name in names) if _are_booleans(names) else names
+    return tuple(name.lower() for name in names) if are_booleans(names) else names
 
 
 def _check_expected(labels: Labels, *, names: tuple[str, ...], teaches: bool, problems: Collector) -> None:
@@ -292,7 +283,8 @@ def _ordered(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names))  # false sorts before true by itself
 
 
-def _are_booleans(labels: Iterable[str]) -> bool:
+def are_booleans(labels: Iterable[str]) -> bool:
+    """Whether true and false, in whatever case, are all there is: then their case says nothing."""
     names = {label.lower() for label in labels}
     return bool(names) and names <= set(BOOLEANS)
 

@@ -6,7 +6,6 @@ splits the user brought are checked, and settled as the recipe says.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,11 +16,10 @@ from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 
 from finetune.data.blocks import Numbers, blocks_of, column_numbers
-from finetune.data.store import fingerprint
+from finetune.data.row_streams import selected
 from finetune.data.text_steps import visible
 from finetune.errors import GateFailed, Problem, listed
 
-LEAKS_VERSION = 1  # part of the fingerprint of moved rows: raise it when the result changes
 GUARDED = "test"  # a leak into it falsifies the reported score; one into validation only blunts the choice of the epoch
 # Texts are read for the pairs shown only, so the worst pairs are those of a sample where very many rows leak.
 ROWS_COMPARED = 200
@@ -249,11 +247,9 @@ def _moved(splits: Mapping[str, Dataset], *, family: Mapping[str, Numbers], exac
             "Bring other rows, or name no file for it and it is taken from train.",
         )
     whole = concatenate_datasets(list(splits.values()))
-    made_from = [rows._fingerprint for rows in splits.values()]
-    made_by = fingerprint(made_from, "move leaks", LEAKS_VERSION, hashlib.sha256(goes_to.tobytes()).hexdigest())
     rows_of = {name: np.flatnonzero(goes_to == number) for number, name in enumerate(names)}
     return Settled(
-        splits={name: whole.select(rows, new_fingerprint=fingerprint(made_by, name)) for name, rows in rows_of.items()},
+        splits={name: selected(whole, rows) for name, rows in rows_of.items()},
         family={name: np.concatenate([family[each] for each in names])[rows] for name, rows in rows_of.items()},
         exact={name: np.concatenate([exact[each] for each in names])[rows] for name, rows in rows_of.items()},
         notes=_moves(names, came_from, goes_to),

@@ -7,7 +7,6 @@ docs/duplicates.md tells the method, what it finds and what it costs.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -23,9 +22,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from finetune.data.blocks import column_numbers
 from finetune.data.duplicates import exact_families, folded_text
-from finetune.data.store import arrow_tables, cache_folder, fingerprint, replacing
+from finetune.data.row_streams import values
+from finetune.data.store import cache_folder, code_version, fingerprint, replacing
 from finetune.errors import EnvironmentFault
 from finetune.progress import SILENT, Progress
 
@@ -35,12 +34,9 @@ CHANCE_OF_A_SHARED_BUCKET = 0.95  # for two texts that are just as similar as as
 # What one row may cost in a corpus of one template, where a bucket holds thousands that are not similar enough.
 MOST_ENTRIES_READ = 2_048  # of its buckets, the smallest first: they tell most
 MOST_TEXTS_COMPARED = 16  # those that share most buckets
-LARGE_FAMILY_SHARE = 0.05
 ROWS_IN_A_BATCH = 250  # a row may hold a whole book
 SHINGLES_SIGNED_AT_ONCE = 8_192  # each takes 128 numbers while it is signed
 SHINGLES_REMEMBERED = 4_000_000  # 32 MB of recent texts' hashes
-EXCERPT_CHARACTERS = 80
-CONFLICTS_SHOWN = 3
 
 # Scripts written without spaces between words: here a character is a token. Thai to Burmese, Khmer, the Japanese
 # iteration marks, kana, bopomofo, and Han with its extensions. Hangul has spaces.
@@ -132,48 +128,14 @@ def shingles(text: str) -> Hashes:
     return np.unique(np.concatenate([words, _mixed(words[:-1] * _ODD ^ words[1:])]))
 
 
-def large_family_notes(families: Families, rows: datasets.Dataset) -> list[str]:
-    """A sentence for each family above 5 % of the rows, the largest first."""
-    notes = []
-    total = len(rows)
-    for row in np.argsort(-families.sizes, kind="stable"):
-        size = int(families.sizes[row])
-        if size <= max(1, LARGE_FAMILY_SHARE * total):
-            break
-        first = rows[int(row)]
-        words = " ".join((first["text"] or "").split())
-        excerpt = words if len(words) <= EXCERPT_CHARACTERS else words[:EXCERPT_CHARACTERS] + "…"
-        notes.append(
-            f"{size:,} of {total:,} rows ({size / total:.0%}) are one family of duplicates, like {first['origin']}: "
-            f"{excerpt!r}. They stay in one split; a template or a disclaimer that fills texts is better cleaned away."
-        )
-    return notes
-
-
-def near_conflict_notes(families: Families, rows: datasets.Dataset) -> list[str]:
-    """A sentence when near duplicates carry different labels, where a row has one label: then one may be wrong."""
-    if rows.features["label"] != datasets.Value("string"):
-        return []
-    label, family, exact = column_numbers([rows], "label"), families.family, families.exact
-    # Rows of one text are what drop_conflicts and its warning speak of.
-    differing = np.flatnonzero((label != label[family]) & (exact != exact[family]))
-    if not len(differing):
-        return []
-    pairs = ((rows[int(row)]["origin"], rows[int(family[row])]["origin"]) for row in differing[:CONFLICTS_SHOWN])
-    count = len(np.unique(family[differing]))
-    told = "1 family of near duplicates carries" if count == 1 else f"{count:,} families of near duplicates carry"
-    return [f"{told} different labels: see {', '.join(f'{one} and {other}' for one, other in pairs)}"]
-
-
 def _versions() -> tuple[str, str]:
     """What makes a stored result stale: this code, and the library whose hashes it holds."""
-    sources = [Path(__file__), Path(__file__).with_name("duplicates.py")]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest(), datasketch.__version__
+    return code_version("near_duplicates.py", "duplicates.py"), datasketch.__version__
 
 
 def _find(rows: datasets.Dataset, *, similarity: float | None, num_proc: int, progress: Progress) -> Families:
     texts = rows.select_columns("text").with_format("arrow")
-    exact = exact_families(text for batch in _batches(texts) for text in batch)
+    exact = exact_families(text or "" for text in values(rows, "text"))
     found = Families(exact.copy(), exact, np.ones(len(exact), dtype=np.float32), 0)
     if similarity is None or not len(rows):
         return found
@@ -187,11 +149,6 @@ def _find(rows: datasets.Dataset, *, similarity: float | None, num_proc: int, pr
     # A repeated text goes where its first copy went.
     short = int((counts[exact] < SHORTEST_SHINGLES).sum())
     return Families(family[exact], exact, alike[exact], short)
-
-
-def _batches(texts: datasets.Dataset) -> Iterator[list[str]]:
-    for table in arrow_tables(texts, ["text"], rows_at_once=ROWS_IN_A_BATCH):
-        yield [text or "" for text in table["text"].to_pylist()]
 
 
 # ---- signatures ----

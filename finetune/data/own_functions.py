@@ -97,6 +97,11 @@ class OwnFunction:
             raise FunctionFailed(self.name, f"raised {type(error).__name__}: {error}") from error
         if not isinstance(result, str):
             raise FunctionFailed(self.name, f"returned {type(result).__name__} where a text was expected")
+        try:
+            result.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(result[error.start]):04x}, a lone surrogate"
+            raise FunctionFailed(self.name, f"returned half of a character ({half})") from None
         return result
 
 
@@ -111,7 +116,7 @@ def _loaded(own: OwnFunction) -> Callable[[str], Any]:
     sys.modules[module_name] = module  # dataclasses and pickle look a class up by its module
     try:
         # Compiled from the bytes on the disk: an edit within the same second must not meet the old byte code.
-        exec(compile(Path(own.file).read_bytes(), own.file, "exec"), module.__dict__)
+        exec(compile(Path(own.file).read_text(encoding="utf-8-sig"), own.file, "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise RecipeError(

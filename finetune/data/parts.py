@@ -17,12 +17,12 @@ from finetune.data.hub_datasets import dataset_rows, fetch_dataset
 from finetune.data.tables import ACCEPTED, Record, format_of
 from finetune.data.text_folders import SPLIT_NAMES, holds_texts, split_folders
 from finetune.errors import Collector, DataError, did_you_mean, listed
+from finetune.recipe import SPLITS
 
 Source = str | list[str] | dict[str, str | list[str]]
 Corpora = Mapping[str, Callable[[], Iterable[Mapping[str, str]]]]
 
 WHOLE = "all"
-SPLITS = ("train", "validation", "test")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILE_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
 

@@ -21,18 +21,19 @@ import pyarrow.compute as pc
 
 from finetune.data.augment import augment
 from finetune.data.blocks import column_numbers
-from finetune.data.cleaning import StepReport, check_texts, clean, progress_bars
+from finetune.data.cleaning import StepReport, check_texts, clean
 from finetune.data.corpora import CORPORA, CORPUS_STAMPS
 from finetune.data.division import Division, divide
 from finetune.data.duplicates import content_hash
 from finetune.data.examples import ColumnMap
+from finetune.data.family_notes import large_family_notes, near_conflict_notes
 from finetune.data.labels import LabelMap, encoded_labels, read_labels, with_label_names
-from finetune.data.near_duplicates import Families, find_families, large_family_notes, near_conflict_notes
+from finetune.data.near_duplicates import Families, find_families
 from finetune.data.numbers import apply_scaling, fit_scaling
 from finetune.data.row_steps import conflict_notes
-from finetune.data.row_streams import batches, values
+from finetune.data.row_streams import batches, progress_bars, values
 from finetune.data.sources import Loaded, load_examples
-from finetune.progress import Progress
+from finetune.progress import WARNING, Progress
 from finetune.recipe import Columns, Data
 from finetune.recipe_file import LoadedRecipe
 from finetune.runs import Json
@@ -40,7 +41,6 @@ from finetune.runs import Json
 ROWS_WORTH_A_BAR = 10_000  # fewer are cleaned in about a second
 ROWS_WORTH_PROCESSES = 20_000  # below this, starting a second process costs more than it saves
 EXAMPLES_SHOWN = 3
-WARNING = "warning: "
 LENGTH_PERCENTILES = {"median": 50, "p90": 90, "p95": 95, "p99": 99, "max": 100}
 
 

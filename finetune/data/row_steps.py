@@ -23,6 +23,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from finetune.cleaning_steps import CleaningStep
 from finetune.data.duplicates import exact_families
+from finetune.data.labels import are_booleans
 from finetune.data.row_streams import Mask, Setting, Splits, mapped, mask_of, values, without
 from finetune.data.store import code_version
 from finetune.data.text_steps import visible
@@ -50,14 +51,14 @@ RowStep = Callable[[Splits, CleaningStep, Setting], Outcome]
 
 
 def fill_missing(splits: Splits, step: CleaningStep, setting: Setting) -> Outcome:
-    """A missing text becomes the step's value."""
-    missing = {split: mask_of(rows, "text", pc.is_null) for split, rows in splits.items()}
+    """A missing text, or one of nothing but white space, which is how a table writes it, becomes the step's value."""
+    missing = {split: empty_texts(rows) for split, rows in splits.items()}
     filled = {
         split: mapped(
             rows,
             partial(_filled, value=str(step.argument)),
             name=f"fill_missing ({split})",
-            version=["fill_missing", step.argument],
+            version=["fill_missing", step.argument, code_version("row_steps.py")],
             reads=["text"],
             features=rows.features,
             setting=setting,
@@ -74,11 +75,11 @@ def fill_missing(splits: Splits, step: CleaningStep, setting: Setting) -> Outcom
 
 
 def drop_missing(splits: Splits, step: CleaningStep, setting: Setting) -> Outcome:
-    """Rows without a text or without a label go."""
-    masks = {split: mask_of(r, "text", pc.is_null) | mask_of(r, "label", pc.is_null) for split, r in splits.items()}
+    """Rows without a text (or with nothing but white space) or without a label go."""
+    masks = {split: empty_texts(rows) | mask_of(rows, "label", pc.is_null) for split, rows in splits.items()}
     return _without(
         splits, masks, setting=setting, what="rows without a text or a label",
-        reason=lambda row: "no text" if row["text"] is None else "no label",
+        reason=lambda row: "no label" if row["text"] and row["text"].strip() else "no text",
     )  # fmt: skip
 
 
@@ -247,7 +248,7 @@ def _whole(step: CleaningStep) -> int:
 
 
 def _filled(texts: list[str | None], *, value: str) -> dict[str, list[str]]:
-    return {"text": [value if text is None else text for text in texts]}
+    return {"text": [text if text and text.strip() else value for text in texts]}
 
 
 def _languages(rows: Dataset, split: str, setting: Setting) -> Dataset:
@@ -296,7 +297,7 @@ class _AllRows:
 
     def labels(self) -> NDArray[np.int64]:
         """A number for each different label or set of labels; -1 where there is none."""
-        numbers: dict[object, int] = {}
+        numbers: dict[str | tuple[str, ...], int] = {}
 
         def number(label: Any) -> int:
             if label is None:
@@ -305,7 +306,11 @@ class _AllRows:
             return numbers.setdefault(key, len(numbers))
 
         every = (number(label) for rows in self._parts for label in values(rows, "label"))
-        return np.fromiter(every, dtype=np.int64, count=int(self._starts[-1]))
+        found = np.fromiter(every, dtype=np.int64, count=int(self._starts[-1]))
+        single = [key for key in numbers if isinstance(key, str)]
+        if len(single) == len(numbers) and are_booleans(single):  # the label map takes `TRUE` for `true`
+            found[found >= 0] = np.array([key.lower() == "true" for key in single])[found[found >= 0]]
+        return found
 
     def row(self, index: Any) -> dict[str, Any]:
         return dict(self._parts[self.owner[index]][int(index - self._starts[self.owner[index]])])

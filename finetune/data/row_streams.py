@@ -9,6 +9,7 @@ import hashlib
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,7 +71,7 @@ def mapped(
             desc=name,
         )
     except OSError as error:
-        what = f"cleaned rows cannot be written ({error.strerror or error})"
+        what = f"rows cannot be written ({error.strerror or error})"
         remedy = "Free some space, or name another folder in HF_DATASETS_CACHE."
         raise EnvironmentFault(str(cache_folder()), what, remedy) from error
 
@@ -93,14 +94,29 @@ def mask_of(rows: Dataset, column: str, is_meant: Callable[[pa.ChunkedArray], pa
     return np.concatenate([np.zeros(0, np.bool_), *(is_meant(batch).to_numpy() for batch in batches(rows, column))])
 
 
+def selected(rows: Dataset, numbers: NDArray[np.int64]) -> Dataset:
+    """The rows of these numbers, in this order; the fingerprint says which they are, so it needs no version."""
+    made_of = fingerprint(rows._fingerprint, hashlib.sha256(numbers.tobytes()).hexdigest())
+    return rows.select(numbers, new_fingerprint=made_of)
+
+
 def without(splits: Splits, masks: Mapping[str, Mask]) -> Splits:
-    """The rows that are not in the masks; the fingerprint says which they are, so it needs no version."""
-    selected = {}
-    for split, rows in splits.items():
-        mask = masks[split]
-        made_of = fingerprint(rows._fingerprint, hashlib.sha256(mask.tobytes()).hexdigest())
-        selected[split] = rows.select(np.flatnonzero(~mask), new_fingerprint=made_of) if mask.any() else rows
-    return selected
+    """The rows that are not in the masks."""
+    return {
+        split: selected(rows, np.flatnonzero(~masks[split])) if masks[split].any() else rows
+        for split, rows in splits.items()
+    }
+
+
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """datasets' own bars on or off, and afterwards as they were."""
+    were_hidden = datasets.are_progress_bars_disabled()
+    (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
+    try:
+        yield
+    finally:
+        (datasets.disable_progress_bars if were_hidden else datasets.enable_progress_bars)()
 
 
 def _rows_at_once(rows: Dataset) -> int:

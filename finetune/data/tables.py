@@ -114,7 +114,10 @@ def kind_of(value: object) -> str:
 
 
 def csv_rows(file: TableFile, *, default: str, roles: Mapping[str, str]) -> Positioned:
-    """The rows of a csv file by the physical line where each starts. `default` separates fields unless another does."""
+    """The rows of a csv file by the physical line where each starts. `default` separates fields unless another does.
+
+    A row has every column, whatever `roles` asks for.
+    """
     csv.field_size_limit(sys.maxsize)  # a document may be longer than the library's 131,072 characters
     separator = _detect_separator(file, default=default, wanted=list(roles.values()))
     header: list[str] | None = None
@@ -200,12 +203,16 @@ def _refuse_quote(file: TableFile, reason: str, *, start: int, lines: list[str],
 
 
 def arrow_rows(file: TableFile, *, kind: str, roles: Mapping[str, str]) -> Positioned:
-    """The rows of a Parquet or Arrow file by their number. Fields of a struct are columns: `review.body`."""
+    """The rows of a Parquet or Arrow file by their number. Fields of a struct are columns: `review.body`.
+
+    Without `roles` a row has every column.
+    """
     if not file.bytes:
         file.refuse("the file is empty")
     position = 0
     try:
         schema, batches = _arrow_batches(file.path, kind=kind, wanted=list(roles.values()))
+        roles = roles or {name: name for name in schema.names}
         if not check_columns(schema.names, name=file.name, roles=roles, problems=file.problems):
             return
         names = {column: class_names(schema, column) for column in roles.values()}
@@ -230,7 +237,7 @@ def _arrow_batches(path: Path, *, kind: str, wanted: list[str]) -> tuple[pa.Sche
         table = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         rows, size = table.metadata.num_rows, _bytes_of(table.metadata)
         # Asked for by name, fields of structs included: columns that nobody asked for are never decoded.
-        batches = table.iter_batches(batch_size=_rows_at_once(rows, size), columns=wanted)
+        batches = table.iter_batches(batch_size=_rows_at_once(rows, size), columns=wanted or None)
         return _flat(table.schema_arrow.empty_table()).schema, map(_flat, batches)
     source = pa.memory_map(str(path))
     if source.read(6) == b"ARROW1":
@@ -265,16 +272,24 @@ def _flat(table: pa.Table | pa.RecordBatch) -> pa.Table:
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The names behind a column of class numbers, which the datasets library keeps in the schema; else none."""
+    """The names behind a column of class numbers, or of lists of them, which the datasets library keeps in the schema.
+
+    None for any other column.
+    """
     try:
         feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
+        feature = feature.get("feature", feature)  # of a list: what it holds
         return [str(name) for name in feature["names"]] if feature["_type"] == "ClassLabel" else []
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return []
 
 
 def named(values: list[object], *, names: list[str]) -> list[object]:
-    """Class numbers as their names; a number without a name stays a number and is refused with its row later."""
-    if not names:
-        return values
-    return [names[each] if isinstance(each, int) and 0 <= each < len(names) else each for each in values]
+    """Class numbers, also in lists, as their names; a number without one stays, and is refused with its row later."""
+
+    def name(value: object) -> object:
+        if isinstance(value, list):
+            return [name(each) for each in value]
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+    return [name(each) for each in values] if names else values

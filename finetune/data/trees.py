@@ -43,7 +43,10 @@ def xml_rows(file: TableFile, *, roles: Mapping[str, str], asked: str | None) ->
 
 
 def hdf5_rows(file: TableFile, *, roles: Mapping[str, str]) -> Positioned:
-    """Datasets of one length, each a column, by row number; below a group: `group.column`. Needs h5py."""
+    """Datasets of one length, each a column, by row number; below a group: `group.column`. Needs h5py.
+
+    Without `roles` a row has every column.
+    """
     try:
         import h5py
     except ImportError:
@@ -55,6 +58,7 @@ def hdf5_rows(file: TableFile, *, roles: Mapping[str, str]) -> Positioned:
     try:
         with h5py.File(file.path, "r") as opened:
             columns = _hdf5_columns(file, opened, kind=h5py.Dataset)
+            roles = roles or {name: name for name in columns}
             if not check_columns(list(columns), name=file.name, roles=roles, problems=file.problems):
                 return
             wanted = {column: columns[column] for column in roles.values()}
@@ -96,7 +100,11 @@ def _json_lines(file: TableFile) -> Iterator[tuple[int, object]]:
             try:
                 value = _parse(text)
             except (ValueError, RecursionError) as error:
-                reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+                reason = (
+                    f"{error.msg.removesuffix(' at')} at column {error.colno}"
+                    if isinstance(error, json.JSONDecodeError)
+                    else error
+                )
                 file.problems.add(file.at(number), f"not valid JSON ({reason})", "Write one JSON object on each line.")
                 if file.is_hopeless:
                     return
@@ -116,7 +124,9 @@ def _json_list(file: TableFile) -> Iterator[tuple[int, object]]:
             file.note("read as JSON lines")
             return (yield from _json_lines(file))
         *ended, tail = re.split("\r\n|\r|\n", text[: error.pos])
-        file.refuse(f"not valid JSON ({error.msg} at column {len(tail) + 1})", position=len(ended) + 1)
+        file.refuse(
+            f"not valid JSON ({error.msg.removesuffix(' at')} at column {len(tail) + 1})", position=len(ended) + 1
+        )
     except (ValueError, RecursionError) as error:
         file.refuse(f"not valid JSON ({error})")
     rows = _rows_within(file, value) if isinstance(value, dict) else value

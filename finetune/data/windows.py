@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow
 
-from finetune.data.cleaning import progress_bars
 from finetune.data.lengths import LengthAudit, audit_lengths
+from finetune.data.row_streams import progress_bars
 from finetune.data.sentences import token_breaks
 from finetune.data.store import cache_folder, code_version, fingerprint
 from finetune.errors import Collector, DataError, ModelError
