@@ -10,7 +10,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_tables import load, message, parquet, rows
+from tiny_tables import check_read, load, message, parquet, rows
 
 from finetune.data.sources import ColumnMap
 from finetune.errors import DataError
@@ -40,13 +40,7 @@ GOOD: dict[str, tuple[str, bytes, list[tuple[object, object, str]], str]] = {
 
 @pytest.mark.parametrize("case", GOOD)
 def test_read_as_it_stands(case: str, tmp_path: Path) -> None:
-    name, content, expected, note = GOOD[case]
-    (tmp_path / name).write_bytes(content)
-    loaded = load(tmp_path, name)
-    assert [(text, label, origin) for _, text, label, _, origin in rows(loaded)] == expected
-    assert [row[0] for row in rows(loaded)] == [origin for _, _, origin in expected]  # an id can be looked up
-    assert note in " ".join(loaded.notes)
-    assert bool(loaded.notes) == bool(note)
+    check_read(tmp_path, *GOOD[case])
 
 
 BAD: dict[str, tuple[str, bytes, list[str]]] = {

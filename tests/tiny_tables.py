@@ -28,6 +28,16 @@ def message(base: Path, source: object = "d.csv", **options: object) -> str:
     return str(caught.value)
 
 
+def check_read(base: Path, name: str, content: bytes, expected: list[tuple[object, ...]], note: str) -> None:
+    """The file gives these (text, label, origin), ids that can be looked up, and a note where one is expected."""
+    (base / name).write_bytes(content)
+    loaded = load(base, name)
+    assert [(text, label, origin) for _, text, label, _, origin in rows(loaded)] == expected
+    assert [row[0] for row in rows(loaded)] == [origin for _, _, origin in expected]
+    assert note in " ".join(loaded.notes)
+    assert bool(loaded.notes) == bool(note)
+
+
 def parquet(columns: dict[str, object]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)
