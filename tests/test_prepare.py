@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from finetune.cleaning_steps import DEFAULT_CLEANING, CleaningStep
 from finetune.data.cleaning import clean
 from finetune.data.duplicates import content_hash
-from finetune.data.prepare import Prepared, prepare
+from finetune.data.prepare import Prepared, _effort, prepare
+from finetune.data.sources import Loaded
 from finetune.dataset_folder import prepare_folder
 from finetune.errors import DataError, GateFailed
 from finetune.progress import SILENT
-from finetune.recipe import SPLITS
+from finetune.recipe import SPLITS, Data
 from finetune.recipe_file import LoadedRecipe, load_recipe
 from finetune.runs import write_table
 
@@ -283,3 +284,17 @@ def test_copies_are_in_train_alone_with_their_families_and_are_counted(tmp_path:
     assert report["splits"] == plain.report["splits"] and report["leaks"] == plain.report["leaks"]
     assert sum(report["label_counts"]["train"].values()) == len(done.encoded["train"]) == 3 * originals
     assert done.fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("rows", "processes", "asked", "expected"),
+    [(10, 1, None, 1), (30_000, 1, None, 8), (30_000, 2, None, 4), (30_000, 16, None, 1), (10, 1, 3, 3)],
+)
+def test_processes_of_a_launch_share_the_cores(
+    rows: int, processes: int, asked: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    source = Loaded(splits={"all": Dataset.from_dict({"id": range(rows)})}, files=[], notes=[], warnings=[])
+    chosen = Data.model_validate({"source": "a.csv", "num_proc": asked})
+    assert _effort(source, chosen, SILENT)[0] == expected

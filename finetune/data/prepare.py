@@ -144,7 +144,9 @@ def _read(loaded: LoadedRecipe, progress: Progress) -> Loaded:
 def _effort(source: Loaded, data: Data, progress: Progress) -> tuple[int, bool]:
     """Processes worth starting, and whether the work is long enough for bars."""
     rows = sum(map(len, source.splits.values()))
-    cores = data.num_proc or (os.cpu_count() or 1 if rows > ROWS_WORTH_PROCESSES else 1)
+    # Every process of a launch prepares the data, so they share the cores.
+    own_share = max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", "1")))
+    cores = data.num_proc or (own_share if rows > ROWS_WORTH_PROCESSES else 1)
     return cores, rows > ROWS_WORTH_A_BAR and not progress.quiet
 
 
