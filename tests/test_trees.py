@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lxml import etree
-from tiny_tables import check_read, load, message, rows
+from tiny_tables import check_read, check_refused, load, message, rows
 
 from finetune.data.sources import ColumnMap
 from finetune.errors import EnvironmentFault
@@ -64,12 +64,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_refused_with_what_and_where(case: str, tmp_path: Path) -> None:
-    name, content, expected = BAD[case]
-    (tmp_path / name).write_bytes(content)
-    told = message(tmp_path, name)
-    for part in expected:
-        assert part in told
-    assert str(tmp_path) not in told
+    check_refused(tmp_path, *BAD[case])
 
 
 def test_nested_json_has_columns_with_dots(tmp_path: Path) -> None:

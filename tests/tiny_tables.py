@@ -38,6 +38,15 @@ def check_read(base: Path, name: str, content: bytes, expected: list[tuple[objec
     assert bool(loaded.notes) == bool(note)
 
 
+def check_refused(base: Path, name: str, content: bytes, expected: list[str]) -> None:
+    """The file is refused with all of these words, and without a path of this machine."""
+    (base / name).write_bytes(content)
+    told = message(base, name)
+    for part in expected:
+        assert part in told
+    assert str(base) not in told
+
+
 def parquet(columns: dict[str, object]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)
