@@ -85,7 +85,8 @@ def _recipe(arm: str, seed: int, options: argparse.Namespace) -> LoadedRecipe:
 def _train(loaded: LoadedRecipe, folder: Path) -> tuple[dict[str, Any], list[str]]:
     """What one run came to, read from its folder, and the ids of its validation documents."""
     from finetune.experiment import train
-    from finetune.runs import RunInfo, Scores, read_table
+    from finetune.run_files import RunInfo, Scores
+    from finetune.runs import read_table
 
     run = train(loaded, folder=folder, progress=SILENT)
     scores, info = run.read(run.scores, Scores), run.read(run.info, RunInfo)
@@ -110,7 +111,7 @@ def _train(loaded: LoadedRecipe, folder: Path) -> tuple[dict[str, Any], list[str
 def _result(runs: Sequence[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     from machine import describe_machine
 
-    from finetune.scoring import greater_is_better
+    from finetune.scores.paired import greater_is_better
 
     scores = {arm: [run["validation_score"] for run in runs if run["arm"] == arm] for arm in ARMS}
     differences = [high - low for high, low in zip(scores["with"], scores["without"], strict=True)]

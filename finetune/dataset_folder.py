@@ -16,12 +16,11 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from finetune.data.blocks import RowLabels, column_numbers
 from finetune.data.exports import check_export, column_kinds, export
 from finetune.data.own_functions import own_function_texts
 from finetune.data.prepare import EXAMPLES_SHOWN, Prepared, prepare
 from finetune.data.row_streams import progress_bars
-from finetune.data.splits import FEWEST_FOLDS, assign_folds, fold_report
+from finetune.data.splits import FEWEST_FOLDS
 from finetune.data.store import cache_folder, fingerprint
 from finetune.data.text_steps import visible
 from finetune.data_card import card
@@ -61,10 +60,8 @@ def prepare_folder(
         _check_folds(loaded, folds)
     if folder is not None:
         check_export(folder, format=format, force=force)
-    prepared = prepare(loaded, progress=progress, examples=examples)
-    numbers, report = _numbered(
-        prepared, folds=folds, stratify=loaded.recipe.data.split.stratify, seed=loaded.recipe.seed
-    )
+    prepared = prepare(loaded, progress=progress, examples=examples, folds=folds)
+    numbers, report = _numbers(prepared, with_folds=folds is not None), prepared.report
     files: list[Path] = []
     if folder is not None:
         recipe = dump_recipe(
@@ -110,6 +107,10 @@ def render_prepared(done: DatasetFolder, *, examples: int) -> list[str]:
     if "folds" in report:
         sizes = ", ".join(f"{name} {rows:,}" for name, rows in report["folds"]["sizes"].items())
         lines += [f"rows in each fold: {sizes}", *report["folds"]["notes"]]
+    if "fold" in report:
+        held = report["fold"]
+        sizes = ", ".join(f"{name} {rows:,}" for name, rows in held["sizes"].items())
+        lines.append(f"test is fold {held['fold']} of {held['folds']} (repeat {held['repeat']}); rows: {sizes}")
     lines += [note if note.startswith(WARNING) else f"note: {note}" for note in report["warnings"]]
     return lines
 
@@ -131,30 +132,22 @@ def _check_folds(loaded: LoadedRecipe, folds: int) -> None:
     """Before any work. What is learnt from train knows rows of every fold, so it would leak into the one held out."""
     if folds < FEWEST_FOLDS:
         raise RecipeError("--folds", f"at least {FEWEST_FOLDS} are needed. Found: {folds}")
+    if loaded.recipe.data.fold is not None:
+        what = "numbers the folds of all rows, and data.fold already holds one of its own out"
+        raise RecipeError("--folds", what, "Leave one of them out.")
     learnt = {"augmentation": loaded.recipe.augmentation is not None, "data.numeric": bool(loaded.recipe.data.numeric)}
     for key in (key for key, used in learnt.items() if used):
         what = f"{key} learns from the training split, whose rows are in every fold"
         raise RecipeError("--folds", what, "Leave one of them out.")
 
 
-def _numbered(
-    prepared: Prepared, *, folds: int | None, stratify: bool, seed: int
-) -> tuple[dict[str, dict[str, np.ndarray]], Json]:
-    """For each split the columns `family` and, where asked for, `fold`; and what data.json says."""
+def _numbers(prepared: Prepared, *, with_folds: bool) -> dict[str, dict[str, np.ndarray]]:
+    """For each split the columns `family` and, where asked for, `fold`."""
     numbers = {name: {"family": family} for name, family in prepared.families.items()}
-    report = dict(prepared.report)
-    if folds is not None:
-        parts = list(prepared.splits.values())
-        family = np.concatenate(list(prepared.families.values()))
-        groups, labels = column_numbers(parts, "group"), RowLabels.read(parts)
-        assigned = assign_folds(labels, folds=folds, groups=groups, families=family, stratify=stratify, seed=seed)
-        report["folds"] = fold_report(
-            assigned, labels=labels, folds=folds, groups=groups, families=family, stratify=stratify
-        )
-        bounds = np.cumsum([len(rows) for rows in parts])[:-1]
-        for name, fold in zip(prepared.splits, np.split(assigned, bounds), strict=True):
+    if with_folds and prepared.folds is not None:
+        for name, fold in prepared.folds.items():
             numbers[name]["fold"] = fold
-    return numbers, report
+    return numbers
 
 
 def _with_columns(rows: datasets.Dataset, columns: dict[str, np.ndarray]) -> datasets.Dataset:

@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from finetune.calibrating import calibrate
 from finetune.data.lengths import length_lines
 from finetune.data.own_functions import own_function_texts
 from finetune.data.prepare import Prepared, prepare
@@ -23,11 +24,10 @@ from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, Re
 from finetune.learner import Learner, build_learner, settings_identity, training_identity, window_lists
 from finetune.progress import SILENT, WARNING, Progress
 from finetune.recipe_file import LoadedRecipe, dump_recipe, load_recipe, relocate
+from finetune.run_files import Calibration, RunInfo, Scores, SplitScores
 from finetune.runs import (
     Json,
     Run,
-    RunInfo,
-    SplitScores,
     check_run_folder,
     describe_environment,
     find_run,
@@ -36,16 +36,30 @@ from finetune.runs import (
     now,
     write_text,
 )
-from finetune.scoring import greater_is_better, rescore, score_run, validation_scorer
+from finetune.scores.paired import greater_is_better
+from finetune.scoring import rescore, score_run, validation_scorer
 from finetune.training.batches import DocumentTable
 from finetune.training.checkpoints import Checkpoint, newest_checkpoint, refuse_foreign
-from finetune.training.plan import FitPlan, FitResult
+from finetune.training.plan import FitPlan, FitResult, OnEvaluation, Pruned
 from finetune.training.stopping import StopRequest
 from finetune.training.trainer import fit
 
 
-def train(loaded: LoadedRecipe, *, folder: str | Path | None = None, progress: Progress = SILENT) -> Run:
-    """Run a recipe from data to scores in a new run folder. Raises the errors of errors.py."""
+def train(
+    loaded: LoadedRecipe,
+    *,
+    folder: str | Path | None = None,
+    open_test: bool = True,
+    on_evaluation: OnEvaluation | None = None,
+    progress: Progress = SILENT,
+) -> Run:
+    """Run a recipe from data to scores in a new run folder.
+
+    Without `open_test` the test split stays closed and no baseline is fitted; `score_test` does both later.
+    `on_evaluation(epoch, scores)` is called after each evaluation and may raise Pruned, which ends the training.
+
+    Raises the errors of errors.py, and Pruned.
+    """
     run_folder = Path(folder) if folder is not None else new_run_folder(loaded.name)
     if is_writer():
         check_run_folder(run_folder)
@@ -57,7 +71,10 @@ def train(loaded: LoadedRecipe, *, folder: str | Path | None = None, progress: P
             _begin(run, loaded, prepared, learner)
             stop.resume_hint = _resume_hint(run_folder)
             with _told_in_run_json(run):
-                return _learn_and_score(run, loaded, prepared, learner, resume=None, stop=stop, progress=progress)
+                return _learn_and_score(
+                    run, loaded, prepared, learner,
+                    resume=None, stop=stop, open_test=open_test, on_evaluation=on_evaluation, progress=progress,
+                )  # fmt: skip
 
 
 def resume(
@@ -66,11 +83,14 @@ def resume(
     *,
     required: bool = False,
     restart: bool = False,
+    open_test: bool = True,
+    on_evaluation: OnEvaluation | None = None,
     progress: Progress = SILENT,
 ) -> Run:
     """Go on with a stopped run from its newest sound checkpoint.
 
     Without one it starts from scratch, or refuses when `required`; `restart` forgets all training first.
+    `open_test` and `on_evaluation` are those of `train`.
 
     Raises CheckpointError when the checkpoints belong to another recipe, data or number of processes.
     """
@@ -94,7 +114,10 @@ def resume(
                 write_text(run.recipe, _recipe_text(run, loaded))
             if is_writer():
                 run.update(status="running", failure=None, finished=None)
-            return _learn_and_score(run, loaded, prepared, learner, resume=checkpoint, stop=stop, progress=progress)
+            return _learn_and_score(
+                run, loaded, prepared, learner,
+                resume=checkpoint, stop=stop, open_test=open_test, on_evaluation=on_evaluation, progress=progress,
+            )  # fmt: skip
 
 
 def check(loaded: LoadedRecipe, *, progress: Progress = SILENT) -> Json:
@@ -109,7 +132,13 @@ def check(loaded: LoadedRecipe, *, progress: Progress = SILENT) -> Json:
         f"model: {learner.origin}, {learner.model.num_parameters():,} parameters",
     ]
     lines += [*_notes(prepared, learner), "recipe, data and model fit together"]
-    return {"lines": lines, "data": prepared.report, "windows": windows, "model_origin": learner.origin}
+    return {
+        "lines": lines,
+        "data": prepared.report,
+        "data_fingerprint": prepared.fingerprint,
+        "windows": windows,
+        "model_origin": learner.origin,
+    }
 
 
 def evaluate(
@@ -121,16 +150,40 @@ def evaluate(
     Raises CheckpointError when the data is not what the run was trained on. Opening the test split is recorded.
     """
     run = find_run(folder)
-    info = run.read(run.info, RunInfo)
-    if not (run.best if model == "best" else run.last).is_dir():
-        raise CheckpointError(str(run.folder), f"has no {model}/", "Finish the training first: --resume.")
+    loaded, prepared = _as_trained(run, models=[run.best if model == "best" else run.last], progress=progress)
+    return rescore(run, loaded, prepared, split=split, model=model, progress=progress)
+
+
+def score_test(folder: str | Path, *, progress: Progress = SILENT) -> Scores:
+    """Open the test split of a run that was trained without it: complete scores, beside the baselines.
+
+    Raises CheckpointError when the run is not finished, its data has changed, or its test scores are there already.
+    """
+    run = find_run(folder)
+    with run.locked():
+        info, scores = run.read(run.info, RunInfo), run.read(run.scores, Scores)
+        if info.status != "complete" or info.steps is None:
+            raise CheckpointError(str(run.folder), f"is not finished: {info.status}", "Finish it first: --resume.")
+        if "test" in scores.splits:
+            raise CheckpointError(str(run.folder), "has its test scores already", "They are in scores.json.")
+        loaded, prepared = _as_trained(run, models=[run.best, run.last], progress=progress)
+        learner = build_learner(loaded, prepared, progress=progress)
+        result = FitResult(best_epoch=scores.best_epoch, best_step=scores.best_step, steps=info.steps)
+        return score_run(run, loaded, prepared, learner, result, calibration=scores.calibration, progress=progress)
+
+
+def _as_trained(run: Run, *, models: Sequence[Path], progress: Progress) -> tuple[LoadedRecipe, Prepared]:
+    """Recipe and data of a run whose `models` are there and whose data is what it was trained on."""
+    for folder in models:
+        if not folder.is_dir():
+            raise CheckpointError(str(run.folder), f"has no {folder.name}/", "Finish the training first: --resume.")
     loaded = load_recipe(run.recipe)
     prepared = prepare(loaded, progress=progress)
-    if prepared.fingerprint != info.data_fingerprint:
+    if prepared.fingerprint != run.read(run.info, RunInfo).data_fingerprint:
         raise CheckpointError(
             str(run.folder), "the data has changed since this run was trained", "Restore it, or train again."
         )
-    return rescore(run, loaded, prepared, split=split, model=model, progress=progress)
+    return loaded, prepared
 
 
 def _learn_and_score(
@@ -141,6 +194,8 @@ def _learn_and_score(
     *,
     resume: Checkpoint | None,
     stop: StopRequest,
+    open_test: bool,
+    on_evaluation: OnEvaluation | None,
     progress: Progress,
 ) -> Run:
     started = time.monotonic()
@@ -150,31 +205,58 @@ def _learn_and_score(
         for note in _notes(prepared, learner):
             warning = note.removeprefix(WARNING)
             (progress.warn if warning != note else progress.say)(warning)
-    result = _fit(run, loaded, prepared, learner, resume=resume, stop=stop, progress=progress)
+    plan = _fit_plan(run, loaded, prepared, learner, stop=stop, on_evaluation=on_evaluation, progress=progress)
+    result = fit(learner.model, plan, resume=resume)
     if is_writer():
-        learner.save(learner.model, run.best)
+        calibration = _save_best(run, loaded, prepared, learner, result, progress=progress)
         fitted = time.monotonic()
         before = resume.standing.counters["seconds"] if resume is not None else 0.0
         _record_fit(run, learner, result, seconds=before + fitted - started)
-        score_run(run, loaded, prepared, learner, result, progress=progress)
+        score_run(
+            run, loaded, prepared, learner, result, calibration=calibration, open_test=open_test, progress=progress
+        )
         seconds = run.read(run.info, RunInfo).seconds | {"score": round(time.monotonic() - fitted, 1)}
         run.update(status="complete", finished=now(), seconds=seconds)
     return run
 
 
-def _fit(
+def _save_best(
+    run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner, result: FitResult, *, progress: Progress
+) -> Calibration | None:
+    """Write best/, calibrated on validation where the recipe wants it; when the last epoch is the best, last/ too."""
+    calibration = None
+    if loaded.recipe.evaluation.calibrate:
+        windows = window_lists(learner.windows["validation"])
+        passes = 2 if prepared.labels.multi_label else 1
+        with progress.bar(total=passes * len(windows), desc="calibrating", unit="document", leave=False) as bar:
+            calibration = calibrate(
+                learner.model,
+                task=learner.task,
+                windows=windows,
+                labels=prepared.encoded["validation"],
+                pad_id=learner.pad_id,
+                label_names=prepared.labels.names,
+                multi_label=prepared.labels.multi_label,
+                on_documents=bar.update,
+            )
+    for folder in (run.best, run.last) if result.best_step == result.steps else (run.best,):
+        learner.save(learner.model, folder, calibration=calibration)
+    return calibration
+
+
+def _fit_plan(
     run: Run,
     loaded: LoadedRecipe,
     prepared: Prepared,
     learner: Learner,
     *,
-    resume: Checkpoint | None,
     stop: StopRequest,
+    on_evaluation: OnEvaluation | None,
     progress: Progress,
-) -> FitResult:
+) -> FitPlan:
     recipe = loaded.recipe
     # The test split is not handed over: nothing in the trainer can look at it.
-    plan = FitPlan(
+    return FitPlan(
         task=learner.task,
         settings=recipe.training,
         seed=recipe.seed,
@@ -191,8 +273,8 @@ def _fit(
         stop=stop,
         progress=progress if is_writer() else SILENT,
         save_model=learner.save,
+        on_evaluation=on_evaluation,
     )
-    return fit(learner.model, plan, resume=resume)
 
 
 def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner) -> None:
@@ -307,8 +389,9 @@ def _told_in_run_json(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        status = "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
-        failure = str(error) if isinstance(error, FinetuneError) else type(error).__name__
+        ended = {"stopped": Stopped | KeyboardInterrupt, "pruned": Pruned}
+        status = next((name for name, kinds in ended.items() if isinstance(error, kinds)), "failed")
+        failure = str(error) if isinstance(error, FinetuneError | Pruned) else type(error).__name__
         # Where even this cannot be written, the error itself is what matters.
         with suppress(EnvironmentFault, CheckpointError):
             if is_writer():

@@ -31,6 +31,7 @@ from finetune.models import (
 from finetune.progress import Progress
 from finetune.recipe import Recipe
 from finetune.recipe_file import LoadedRecipe
+from finetune.run_files import Calibration
 from finetune.runs import MODEL_SETTINGS, Json
 from finetune.tasks.base import Task
 from finetune.tasks.text_classification import TextClassification, balanced_weights
@@ -65,9 +66,13 @@ class Learner:
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id or 0)
 
-    def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """A complete model: weights, configuration, tokenizer, and how to cut and merge windows."""
-        save_model(model, self.tokenizer, folder, extra_files={MODEL_SETTINGS: json.dumps(self.settings, indent=1)})
+    def save(self, model: PreTrainedModel, folder: Path, calibration: Calibration | None = None) -> None:
+        """A complete model: weights, configuration, tokenizer, how to cut and merge windows, how it is calibrated."""
+        settings = dict(self.settings)
+        if calibration is not None:
+            settings["calibration"] = calibration.model_dump(include={"temperature", "folded", "thresholds"})
+        text = json.dumps(settings, indent=1)
+        save_model(model, self.tokenizer, folder, extra_files={MODEL_SETTINGS: text})
 
 
 def build_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: Progress) -> Learner:
@@ -209,8 +214,6 @@ def settings_identity(recipe: Recipe) -> dict[str, Any]:
         "save_steps",
         "source",
         "encoding",
-        "baselines",
-        "bootstrap",
         "name",
     }
 
@@ -221,6 +224,7 @@ def settings_identity(recipe: Recipe) -> dict[str, Any]:
             elif key not in untouched:
                 identity[f"{path}{key}"] = value
 
-    flatten(recipe.model_dump(mode="json"), "")
+    # What stands beside the scores, and what only a search reads, is free to change.
+    flatten(recipe.model_dump(mode="json", exclude={"evaluation", "report", "search"}), "")
     identity["model"] = (recipe.model.name or "from scratch").rsplit("/", 1)[-1]
     return identity

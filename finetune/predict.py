@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from pydantic import BaseModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune.cleaning_steps import CleaningStep
@@ -21,8 +22,9 @@ from finetune.data.windows import Ints, cut_windows, passages
 from finetune.errors import CheckpointError, DataError, ModelError, listed
 from finetune.models import load_classifier
 from finetune.recipe import Windows
+from finetune.run_files import Calibration
 from finetune.runs import MODEL_SETTINGS, Run, find_run
-from finetune.tasks.base import Task
+from finetune.tasks.base import Floats, Task
 from finetune.tasks.text_classification import TextClassification
 from finetune.training.inference import DocumentPredictions, predict_documents
 
@@ -52,10 +54,11 @@ class Prediction:
 class RowPredictions(DocumentPredictions):
     """With `passages` (documents, 2): where the deciding window begins and ends, in characters of the cleaned text.
 
-    `tokens_cut` (documents,) counts the tokens that no window holds.
+    `tokens` (documents,) counts those of the whole text, `tokens_cut` (documents,) those that no window holds.
     """
 
     passages: Ints
+    tokens: Ints
     tokens_cut: Ints
 
 
@@ -68,11 +71,14 @@ class Predictor:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, task: Task, windows: Windows,
         cleaning: Sequence[CleaningStep], labels: LabelMap, text_column: str = "text",
-        function_folders: Sequence[Path] = (),
+        function_folders: Sequence[Path] = (), calibration: Calibration | None = None,
     ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.task = model, tokenizer, task
         self.windows, self.cleaning, self.labels = windows, cleaning, labels
         self.text_column, self.function_folders = text_column, function_folders
+        self.calibration = calibration
+        # (labels,): from which probability on each of several labels is predicted; None is 0.5 for all.
+        self.thresholds = None if calibration is None else _threshold_array(calibration, labels)
 
     @classmethod
     def load(cls, folder: str | Path, *, use_cpu: bool = False) -> Predictor:
@@ -84,31 +90,26 @@ class Predictor:
             if not path.is_dir():
                 raise CheckpointError(str(run.folder), "has no best/", "Finish the training first: --resume.")
         model, tokenizer = load_classifier(path)
-        try:
-            settings = json.loads((path / MODEL_SETTINGS).read_text(encoding="utf-8"))
-            # A model that says nothing of boundaries is older than they are.
-            windows = Windows.model_validate({"boundary": "token"} | settings["windows"])
-            cleaning = [CleaningStep.model_validate(step) for step in settings["cleaning"]]
-            multi_label, text_column = bool(settings["multi_label"]), str(settings["text_column"])
-        except FileNotFoundError:
-            raise ModelError(
-                str(path), f"has no {MODEL_SETTINGS}", "Name a run folder, or its best/ or last/."
-            ) from None
-        except (ValueError, KeyError) as error:
-            raise ModelError(str(path / MODEL_SETTINGS), f"cannot be read ({type(error).__name__})") from None
+        settings = _read_settings(path)
         names = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}
-        labels = LabelMap.from_names([names[index] for index in sorted(names)], multi_label=multi_label)
+        labels = LabelMap.from_names([names[index] for index in sorted(names)], multi_label=settings.multi_label)
+        foreign = [name for name in settings.thresholds if name not in labels.names]
+        if foreign:
+            raise ModelError(
+                str(path / MODEL_SETTINGS), f"has thresholds of labels that the model has not: {listed(foreign)}"
+            )
         if torch.cuda.is_available() and not use_cpu:
             model.to("cuda")  # type: ignore[arg-type]
         return cls(
             model,
             tokenizer,
-            task=TextClassification(labels=labels, aggregate=windows.aggregate),
-            windows=windows,
-            cleaning=cleaning,
+            task=TextClassification(labels=labels, aggregate=settings.windows.aggregate),
+            windows=settings.windows,
+            cleaning=settings.cleaning,
             labels=labels,
-            text_column=text_column,
+            text_column=settings.text_column,
             function_folders=_function_folders(path),
+            calibration=settings.calibration,
         )
 
     def predict(
@@ -133,7 +134,7 @@ class Predictor:
                 passage=cleaned[row][slice(*found.passages[row])] if found.windows[row] > 1 else None,
                 tokens_cut=int(found.tokens_cut[row]),
             )
-            for row, label in enumerate(self.task.decide(found.probabilities))
+            for row, label in enumerate(self.task.decide(found.probabilities, thresholds=self.thresholds))
         ]
 
     def predict_rows(
@@ -143,7 +144,10 @@ class Predictor:
         labels: Sequence[Any] | None = None,
         on_documents: Callable[[int], None] = _unheard,
     ) -> RowPredictions:
-        """Predict cleaned rows with the columns text and origin; `labels` (encoded) adds the loss."""
+        """Predict cleaned rows with the columns text and origin; `labels` (encoded) adds the loss.
+
+        Where the weights hold a temperature, `uncalibrated` has the probabilities without it.
+        """
         cut, _ = cut_windows(rows, self.tokenizer, settings=self.windows)
         found = predict_documents(
             self.model,
@@ -151,11 +155,17 @@ class Predictor:
             task=self.task,
             pad_id=int(self.tokenizer.pad_token_id or 0),
             labels=labels,
+            temperature=self.calibration.temperature if self.calibration and self.calibration.folded else 1.0,
             on_documents=on_documents,
         )
         counts = cut.select_columns(["tokens", "tokens_kept"]).with_format("numpy")[:]
-        tokens_cut = np.asarray(counts["tokens"], dtype=np.int64) - counts["tokens_kept"]
-        return RowPredictions(**vars(found), passages=passages(cut, found.deciding), tokens_cut=tokens_cut)
+        tokens = np.asarray(counts["tokens"], dtype=np.int64)
+        return RowPredictions(
+            **vars(found),
+            passages=passages(cut, found.deciding),
+            tokens=tokens,
+            tokens_cut=tokens - counts["tokens_kept"],
+        )
 
     def _clean(self, texts: Sequence[Any], origins: Sequence[str]) -> list[str]:
         cleaned = [
@@ -167,6 +177,39 @@ class Predictor:
             where = f" in {len(empty):,} places: {listed(empty, most=MOST_ROWS_SHOWN)}" if len(empty) > 1 else ""
             raise DataError(empty[0], f"text is empty{where}", "A document without text has no label: leave it out.")
         return cleaned
+
+
+class _Settings(BaseModel):
+    """finetune.json: what a saved model says of itself. Keys of other readers are left alone."""
+
+    windows: Windows
+    cleaning: list[CleaningStep]
+    multi_label: bool
+    text_column: str
+    calibration: Calibration | None = None
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        return self.calibration.thresholds if self.calibration is not None else {}
+
+
+def _read_settings(folder: Path) -> _Settings:
+    path = folder / MODEL_SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        # A model that says nothing of boundaries is older than they are.
+        return _Settings.model_validate({**settings, "windows": {"boundary": "token"} | settings["windows"]})
+    except FileNotFoundError:
+        raise ModelError(str(folder), f"has no {MODEL_SETTINGS}", "Name a run folder, or its best/ or last/.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(str(path), f"cannot be read ({type(error).__name__})") from None
+
+
+def _threshold_array(calibration: Calibration, labels: LabelMap) -> Floats | None:
+    """Single labels need none: the most probable class is predicted."""
+    if not labels.multi_label or not calibration.thresholds:
+        return None
+    return np.array([calibration.thresholds.get(name, 0.5) for name in labels.names])
 
 
 def _function_folders(model: Path) -> list[Path]:

@@ -12,10 +12,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Wit
 
 from finetune.cleaning_steps import DEFAULT_CLEANING, CleaningStep, no_repeated_steps
 from finetune.recipe_parts import Number, Section, WholeNumber, no_repeats
+from finetune.search_space import Search
 
 TaskName = Literal["text-classification"]
 Scaling = Literal["standardize", "min_max"]
 BaselineName = Literal["majority", "naive_bayes", "tfidf_logistic", "frozen_encoder"]
+DEFAULT_BASELINES: list[BaselineName] = ["majority", "naive_bayes", "tfidf_logistic", "frozen_encoder"]
 SelectionMetric = Literal[
     "f1_macro",
     "f1_micro",
@@ -143,6 +145,9 @@ class Split(Section):
     validation: Number = Field(0.15, gt=0, lt=1, description="Share of the validation split, which chooses the epoch.")
     test: Number = Field(0.15, gt=0, lt=1, description="Share of the test split, opened once at the end.")
     stratify: bool = Field(True, description="Keep the shares of the labels alike in every split.")
+    seed: WholeNumber | None = Field(
+        None, ge=0, lt=2**31, description="Seed of the split and of data.limit; default is the recipe's seed."
+    )
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Split:
@@ -156,6 +161,20 @@ class Split(Section):
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
+class Fold(Section):
+    """One round of cross-validation: fold `fold` of `folds` is held out as the test split."""
+
+    folds: WholeNumber = Field(ge=2, description="Number of folds.")
+    fold: WholeNumber = Field(ge=1, description="The fold that is held out, from 1.")
+    repeat: WholeNumber = Field(1, ge=1, description="Each repeat divides the documents anew.")
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Fold:
+        if self.fold > self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds} folds does not exist")
+        return self
+
+
 class Data(Section):
     """Where the examples come from and how they are divided."""
 
@@ -164,6 +183,7 @@ class Data(Section):
     )
     columns: Columns = Field(Columns(), description="Column mapping.")
     split: Split = Field(Split(), description="Shares of the splits.")
+    fold: Fold | None = Field(None, description="Hold out one fold instead of a test share; `crossval` sets it.")
     multi_label: bool = Field(False, description="A document may carry several labels, or none.")
     labels: Annotated[list[str], BeforeValidator(_words), AfterValidator(no_repeats)] | None = Field(
         None, min_length=2, description="The labels in their order; default is read from the data."
@@ -320,9 +340,26 @@ class Evaluation(Section):
     """What stands beside the model's scores."""
 
     baselines: Annotated[list[BaselineName], AfterValidator(no_repeats)] = Field(
-        ["majority", "naive_bayes", "tfidf_logistic"], description="Cheap methods scored on the same documents."
+        DEFAULT_BASELINES,
+        description="Cheap methods scored on the same documents; frozen_encoder is not a default from scratch.",
     )
     bootstrap: WholeNumber = Field(1000, ge=0, le=100_000, description="Resamples behind each interval; 0 is none.")
+    calibrate: bool = Field(
+        True,
+        description="Fit a temperature, and thresholds of several labels, on validation after training.",
+    )
+    slices: Annotated[list[str], AfterValidator(no_repeats)] = Field(
+        [], description="Columns of the source by whose values test scores are also shown."
+    )
+
+
+class Report(Section):
+    """report.html and the model card."""
+
+    language: Literal["en", "zh"] = Field("en", description="English or Chinese.")
+    examples: WholeNumber = Field(
+        10, ge=0, le=100, description="Texts shown of each kind of mistake; 0 keeps every text out of the run folder."
+    )
 
 
 class Recipe(Section):
@@ -338,5 +375,18 @@ class Recipe(Section):
     augmentation: Augmentation | None = Field(None, description="Changed copies of the training documents.")
     windows: Windows = Field(Windows(), description="Windows of long documents.")
     training: Training = Field(Training(), description="The training.")
-    evaluation: Evaluation = Field(Evaluation(), description="Baselines and intervals.")
+    evaluation: Evaluation = Field(Evaluation(), description="Baselines, intervals, calibration, slices.")
+    report: Report = Field(Report(), description="The report.")
+    search: Search | None = Field(None, description="The space of `finetune search`.")
     seed: WholeNumber = Field(13, ge=0, lt=2**31, description="Seed of the split, the order, dropout and new weights.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _baselines_of_scratch(cls, values: object) -> object:
+        # An encoder with random weights is no opponent; who wants it can name it.
+        if isinstance(values, dict) and isinstance(model := values.get("model"), dict):
+            evaluation = values.get("evaluation") or {}
+            from_scratch = model.get("from_scratch") is not None
+            if from_scratch and isinstance(evaluation, dict) and "baselines" not in evaluation:
+                return {**values, "evaluation": {**evaluation, "baselines": DEFAULT_BASELINES[:-1]}}
+        return values

@@ -6,8 +6,10 @@ Nothing here imports torch or transformers, so that a refused recipe answers at 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.util
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from pydantic import ValidationError
 from finetune.errors import Collector, RecipeError, did_you_mean, listed
 from finetune.recipe import Recipe, Sources, Training
 from finetune.recipe_parts import Section
+from finetune.search_space import Range, settings_of
 from finetune.yaml_text import YamlText, read_yaml
 
 # Names that tutorials still show, and what to write today.
@@ -60,6 +63,18 @@ MANAGED_FIELDS = {
     "enable_jit_checkpoint", "full_determinism",
 }  # fmt: skip
 
+# Trials share data, splits and seed, and are compared by one score; the rest of these touches no training.
+NEVER_SEARCHED = {
+    "task",
+    "data",
+    "cleaning",
+    "evaluation",
+    "report",
+    "search",
+    "seed",
+    "training.metric_for_best_model",
+}
+
 
 @dataclass(frozen=True)
 class LoadedRecipe:
@@ -94,9 +109,20 @@ def check_recipe(text: YamlText, overrides: Sequence[str] = (), *, base: Path, n
         for item in sorted(error.errors(), key=lambda item: _line(text, item["loc"])):
             _explain(item, text=text, problems=problems)
     _check_extra(text, problems=problems)
+    if recipe is not None and not problems.problems:  # a value of the space is judged beside sound settings
+        _check_space(recipe, text, base=base, problems=problems)
     problems.raise_if_any()
     assert recipe is not None
     return LoadedRecipe(recipe=recipe, base=base, name=name, text=text)
+
+
+def override(name: str, value: bool | int | float | str) -> str:
+    """`name=value`, written so that it is read as just this value."""
+    plain = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and value.strip() == value and value.isprintable():
+        with contextlib.suppress(RecipeError):
+            plain = value if read_yaml(f"value: {value}", name="").values == {"value": value} else plain
+    return f"{name}={plain}"
 
 
 def dump_recipe(recipe: Recipe, *, header: str = "") -> str:
@@ -217,7 +243,9 @@ def _refuse_secrets(
 
 def _explain(item: Any, *, text: YamlText, problems: Collector) -> None:
     """One pydantic error as one of ours."""
-    path = tuple(part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-")))
+    # pydantic names functions and, as search_space.py calls them, branches of a union; a recipe has no such keys.
+    extra = ("function-", "a ")
+    path = tuple(part for part in item["loc"] if not (isinstance(part, str) and part.startswith(extra)))
     if path and "token" in str(path[-1]).split("_"):
         return  # said by _refuse_secrets
     kind, found = item["type"], item.get("input")
@@ -265,6 +293,8 @@ def _right_key(path: Sequence[str | int]) -> str:
 
 
 def _known_keys(path: Sequence[object]) -> list[str]:
+    if tuple(path[:2]) == ("search", "space") and len(path) == 3:
+        return list(Range.model_fields)
     section: type[Section] = Recipe
     for part in path:
         if not isinstance(part, str) or part not in section.model_fields:
@@ -298,6 +328,46 @@ def _check_extra(text: YamlText, *, problems: Collector) -> None:
         elif name not in known:
             hint = OLD_NAMES.get(name) or did_you_mean(str(name), known)
             problems.add(where, f"transformers' TrainingArguments has no field '{name}'", hint or "Leave it out.")
+
+
+@functools.cache
+def searchable_settings() -> dict[str, frozenset[type]]:
+    """Every setting that `search.space` may name, with the kinds of its value: int, float, bool, str, NoneType."""
+    return {
+        name: kinds
+        for name, kinds in settings_of(Recipe)
+        if not {name, name.split(".")[0]} & NEVER_SEARCHED and not kinds & {list, dict, object}
+    }
+
+
+def _check_space(recipe: Recipe, text: YamlText, *, base: Path, problems: Collector) -> None:
+    """Every key of search.space is one setting, and both ends of its range, or all its choices, are values for it."""
+    for name, space in recipe.search.space.items() if recipe.search is not None else ():
+        where = _where(text, ("search", "space", name))
+        kinds = searchable_settings().get(name)
+        fault = space.fault(kinds) if kinds is not None and isinstance(space, Range) else ""
+        if kinds is None:
+            problems.add(where, *_why_not_searched(name))
+        elif fault:
+            problems.add(where, fault)
+        else:
+            ends = [space.low, space.high] if isinstance(space, Range) else space
+            for setting in [override(name, value) for value in ends]:
+                try:
+                    check_recipe(text, [setting, "search=null"], base=base, name="")
+                except RecipeError as error:
+                    problems.add(where, f"{setting} is refused: {error.problems[0].what}")
+
+
+def _why_not_searched(name: str) -> tuple[str, str]:
+    """What is wrong with a key of the space, and what to do."""
+    section, word = name.split(".")[0], name.split(".")[-1]
+    if {name, section} & NEVER_SEARCHED:
+        return "is the same in every trial, so that they can be compared", "Leave it out of the space."
+    by_word = {setting.split(".")[-1]: setting for setting in searchable_settings()}
+    meant = by_word.get(word) or next((by_word[near] for near in by_word if near in did_you_mean(word, by_word)), "")
+    hint = f"Did you mean '{meant}'?" if meant else OLD_NAMES.get(word, "")
+    return f"'{name}' is no setting that can be searched", hint or "Name one number, switch or choice of the recipe."
 
 
 @functools.cache

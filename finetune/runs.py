@@ -1,7 +1,7 @@
 """The run folder: one training, told in files that people and programs read.
 
     recipe.yaml  run.json  data.json  splits.parquet  history.jsonl  checkpoints/  best/  last/
-    predictions/  baselines/  scores.json  test_openings.jsonl  figures/
+    predictions/  baselines/  scores.json  analysis.json  test_openings.jsonl  figures/  report.html  README.md
 
 Report, comparison, card and push read this folder and never hold a live trainer. Every file is written as
 if the power may go: temporary name, fsync, rename.
@@ -23,13 +23,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, RecipeError
+from finetune.run_files import RunFile, RunInfo
 
-FORMAT_VERSION = 1
 MODEL_SETTINGS = "finetune.json"
 LOCK = ".lock"
 _FIRST_FILES = ("recipe.yaml", "data.json", "splits.parquet")
@@ -53,73 +53,6 @@ LIBRARIES = (
 Json = dict[str, Any]
 
 
-class RunFile(BaseModel):
-    """A JSON file of the run folder: unknown keys are kept out, so that readers can rely on what is here."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class RunInfo(RunFile):
-    """run.json: what ran, on what, how it stands."""
-
-    kind: Literal["training"] = "training"
-    format_version: int = FORMAT_VERSION
-    status: Literal["running", "stopped", "failed", "complete"]
-    task: str
-    started: str
-    finished: str | None = None
-    seconds: dict[str, float] = {}
-    versions: dict[str, str]
-    git_revision: str | None
-    platform: str
-    device: str = "cpu"
-    processes: int = 1
-    threads: int = 1
-    seed: int
-    data_fingerprint: str
-    model_origin: str | None = None
-    parameters: int | None = None
-    trainable_parameters: int | None = None
-    steps: int | None = None
-    padding_share: float | None = None
-    training_tokens: int | None = None
-    micro_batches: str | None = None
-    notes: list[str] = []
-    failure: str | None = None
-
-
-class Score(RunFile):
-    """One number: `value` is null where it is undefined, and `note` says why; `low`..`high` is a 95 % interval."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int
-    note: str | None = None
-
-
-class SplitScores(RunFile):
-    """Scores of one set of predictions on one split, counted in documents."""
-
-    scores: dict[str, Score]
-    per_class: list[dict[str, Any]]
-    confusion: list[list[int]] | None
-    label_names: list[str]
-
-
-class Scores(RunFile):
-    """scores.json: model and baselines on the same documents."""
-
-    format_version: int = FORMAT_VERSION
-    metric_for_best_model: str
-    best_epoch: float | None
-    best_step: int | None
-    splits: dict[str, SplitScores]
-    last: dict[str, SplitScores]
-    baselines: dict[str, dict[str, SplitScores]]
-    notes: list[str] = []
-
-
 FileModel = TypeVar("FileModel", bound=RunFile)
 
 
@@ -137,8 +70,11 @@ class Run:
         self.best = self.folder / "best"
         self.last = self.folder / "last"
         self.scores = self.folder / "scores.json"
+        self.analysis = self.folder / "analysis.json"
         self.test_openings = self.folder / "test_openings.jsonl"
         self.figures = self.folder / "figures"
+        self.report = self.folder / "report.html"
+        self.card = self.folder / "README.md"
 
     @property
     def name(self) -> str:
@@ -183,7 +119,7 @@ class Run:
         """Delete what a training left here; who looked at the test split stays recorded."""
         for name in ("checkpoints", "best", "last", "predictions", "baselines", "figures"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for path in (self.history, self.scores):
+        for path in (self.history, self.scores, self.analysis, self.report, self.card):
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager

@@ -1,39 +1,37 @@
-"""Scores of a run: the saved models, loaded afresh, and cheap baselines on the same documents.
+"""Scores of a run: the saved models, loaded afresh, beside cheap baselines on the same documents.
 
 The reported score comes from the files in best/, so a fault of saving or loading would show as a wrong score.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from finetune.data.prepare import Prepared
+from finetune.error_analysis import analyse
 from finetune.figures import draw_confusion, draw_curves
-from finetune.learner import Learner, window_lists
+from finetune.learner import Learner
+from finetune.opponents import beats_all, fit_opponents, paired_tests
 from finetune.predict import Predictor, RowPredictions
 from finetune.progress import Progress
 from finetune.recipe_file import LoadedRecipe
-from finetune.runs import Run, Score, Scores, SplitScores, disk_faults, write_json, write_table
-from finetune.scores.baselines import BASELINES, Inputs, Labelled
-from finetune.scores.classification import GREATER_IS_BETTER, predicted_labels, score_classification
-from finetune.scores.intervals import LEAST_EFFECTIVE_GROUPS, bootstrap_classification, effective_groups, wilson
+from finetune.run_files import Calibration, FitVerdict, Scores, SplitScores
+from finetune.runs import Run, disk_faults, write_json
+from finetune.scorer import Array, Predicted, Scorer, reference_array, write_predictions
+from finetune.scores.calibration import reliability
+from finetune.scores.classification import score_classification
+from finetune.scores.fit_verdict import FitSettings, judge_fit
+from finetune.scores.paired import greater_is_better
 from finetune.tasks.base import Floats
-from finetune.training.inference import DocumentPredictions, document_features
+from finetune.training.inference import DocumentPredictions
 from finetune.training.plan import FitResult
 
 SCORED_SPLITS = ("validation", "test")
-Array = npt.NDArray[Any]
-
-
-def greater_is_better(metric: str) -> bool:
-    """The direction is part of a metric's definition, never a setting."""
-    return metric != "loss" and GREATER_IS_BETTER[metric]
 
 
 def validation_scorer(prepared: Prepared) -> Callable[[DocumentPredictions], Mapping[str, float | None]]:
@@ -49,137 +47,60 @@ def validation_scorer(prepared: Prepared) -> Callable[[DocumentPredictions], Map
     return score
 
 
-def reference_array(prepared: Prepared, split: str) -> Array:
-    """Label numbers of a split: (documents,), or (documents, classes) of 0 and 1 for multi-label."""
-    encoded = prepared.encoded[split]
-    if not prepared.labels.multi_label:
-        return np.asarray(encoded, dtype=np.int64)
-    marks = np.zeros((len(encoded), len(prepared.labels.names)), dtype=np.int64)
-    for row, present in enumerate(encoded):
-        marks[row, present] = 1
-    return marks
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """Turns document probabilities of a split into scores with intervals, and writes the predictions down."""
-
-    run: Run
-    prepared: Prepared
-    bootstrap: int
-    seed: int
-
-    def score(self, probabilities: Floats, split: str, *, loss: float | None = None) -> SplitScores:
-        labels, references = self.prepared.labels, reference_array(self.prepared, split)
-        scored = score_classification(
-            references, probabilities, label_names=labels.names, multi_label=labels.multi_label
-        )
-        predictions = predicted_labels(probabilities, multi_label=labels.multi_label)
-        intervals = self._intervals(references, predictions, split)
-        scores = {
-            name: Score(
-                value=value,
-                low=intervals[name][0] if name in intervals and value is not None else None,
-                high=intervals[name][1] if name in intervals and value is not None else None,
-                n=scored.n,
-                note=scored.notes.get(name),
-            )
-            for name, value in scored.values.items()
-        }
-        if loss is not None:
-            scores["loss"] = Score(value=loss, n=scored.n)
-        return SplitScores(
-            scores=scores,
-            per_class=scored.per_class,
-            confusion=scored.confusion or None,
-            label_names=list(labels.names),
-        )
-
-    def write(self, path: Path, probabilities: Floats, split: str, *, passages: Mapping[str, Array] = {}) -> None:
-        """One row a document: id, group, reference, prediction, a probability for each label, and `passages`."""
-        labels, rows = self.prepared.labels, self.prepared.splits[split]
-        chosen = predicted_labels(probabilities, multi_label=labels.multi_label)
-        named = [
-            [labels.names[i] for i in np.flatnonzero(row)] if labels.multi_label else labels.names[int(row)]
-            for row in chosen
-        ]
-        with disk_faults(self.run.folder):
-            write_table(
-                path,
-                {
-                    "id": rows["id"],
-                    "group": rows["group"],
-                    "reference": rows["label"],
-                    "prediction": named,
-                    "probabilities": list(probabilities),
-                    **passages,
-                },
-            )
-
-    def _intervals(self, references: Array, predictions: Array, split: str) -> dict[str, tuple[float, float]]:
-        if not self.bootstrap:
-            return {}
-        groups = self._groups(split)
-        labels = self.prepared.labels
-        intervals = bootstrap_classification(
-            references,
-            predictions,
-            classes=len(labels.names),
-            groups=groups,
-            resamples=self.bootstrap,
-            seed=self.seed,
-            multi_label=labels.multi_label,
-        )
-        if groups is None and not labels.multi_label:
-            intervals["accuracy"] = wilson(int((references == predictions).sum()), len(references))
-        return intervals
-
-    def _groups(self, split: str) -> Array | None:
-        groups = self.prepared.splits[split]["group"]
-        if all(group is None for group in groups):
-            return None
-        # A document without a group is a group of its own.
-        named = [f"g{group}" if group is not None else f"d{row}" for row, group in enumerate(groups)]
-        return np.unique(named, return_inverse=True)[1]
-
-    def notes(self) -> list[str]:
-        notes = []
-        for split in SCORED_SPLITS:
-            groups = self._groups(split)
-            units = len(self.prepared.splits[split]) if groups is None else effective_groups(groups)
-            if self.bootstrap and units < LEAST_EFFECTIVE_GROUPS:
-                what = "documents" if groups is None else "effective groups"
-                notes.append(
-                    f"{split}: no interval, {units:.1f} {what} are too few (at least {LEAST_EFFECTIVE_GROUPS})"
-                )
-        return notes
-
-
 def score_run(
-    run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner, result: FitResult, *, progress: Progress
+    run: Run,
+    loaded: LoadedRecipe,
+    prepared: Prepared,
+    learner: Learner,
+    result: FitResult,
+    *,
+    calibration: Calibration | None = None,
+    open_test: bool = True,
+    progress: Progress,
 ) -> Scores:
-    """Load best/ and last/ afresh, open the test split once, fit the baselines, write scores, predictions, figures."""
+    """Load best/ and last/ afresh, open the test split once, fit the baselines, write scores, predictions, figures.
+
+    Without `open_test` the validation split alone is scored, and no baseline is fitted.
+    """
     recipe = loaded.recipe
-    scorer = Scorer(run, prepared, bootstrap=recipe.evaluation.bootstrap, seed=recipe.seed)
-    run.record_test_opening(by="train", documents=len(prepared.splits["test"]))
+    splits = SCORED_SPLITS if open_test else SCORED_SPLITS[:1]
+    scorer = Scorer(prepared, bootstrap=recipe.evaluation.bootstrap, seed=recipe.seed)
+    if open_test:
+        run.record_test_opening(by="train", documents=len(prepared.splits["test"]))
     use_cpu = recipe.training.use_cpu
-    best = predict_saved(run.best, prepared, splits=SCORED_SPLITS, use_cpu=use_cpu, progress=progress)
+    best = predict_saved(run.best, prepared, splits=splits, use_cpu=use_cpu, progress=progress)
     last = best
     if result.best_step != result.steps:
-        last = predict_saved(run.last, prepared, splits=SCORED_SPLITS, use_cpu=use_cpu, progress=progress)
-    for split, predictions in best.items():
-        scorer.write(run.predictions(split), predictions.probabilities, split, passages=passage_columns(predictions))
+        last = predict_saved(run.last, prepared, splits=splits, use_cpu=use_cpu, progress=progress)
+    for split, rows in best.rows.items():
+        path, passages = run.predictions(split), passage_columns(rows)
+        write_predictions(path, prepared, best.predicted(split), split, run=run, passages=passages)
+    names = recipe.evaluation.baselines if open_test else []
+    opponents = fit_opponents(names, scorer, learner, run=run, splits=splits, progress=progress)
+    metric = recipe.training.metric_for_best_model
+    theirs = {name: predicted["test"] for name, predicted in opponents.predicted.items()}
     scores = Scores(
-        metric_for_best_model=recipe.training.metric_for_best_model,
+        metric_for_best_model=metric,
         best_epoch=result.best_epoch,
         best_step=result.best_step,
-        splits={split: scorer.score(p.probabilities, split, loss=p.loss) for split, p in best.items()},
-        last={split: scorer.score(p.probabilities, split, loss=p.loss) for split, p in last.items()},
-        baselines=_score_baselines(recipe.evaluation.baselines, scorer, prepared, learner, progress=progress),
-        notes=[*scorer.notes(), "validation chose the epoch, so its scores are optimistic; test took no part"],
+        splits={split: scorer.score(best.predicted(split), split) for split in splits},
+        last={split: scorer.score(last.predicted(split), split) for split in splits},
+        baselines=opponents.scores,
+        baseline_tests=paired_tests(best.predicted("test"), theirs, scorer, "test", metric=metric) if theirs else {},
+        strongest_baseline=opponents.strongest(metric),
+        calibration=_with_test(calibration, best, prepared) if open_test else calibration,
+        weights={which.name: weights_sha256(which) for which in (run.best, run.last)},
+        notes=[*(note for split in splits for note in scorer.notes(split)), *_selection_note(open_test)],
+    )
+    scores = scores.model_copy(
+        update={"beats_baselines": beats_all(scores), "fit": _judged(run, loaded, prepared, scores)}
     )
     with disk_faults(run.folder):
         write_json(run.scores, scores)
+        if open_test:
+            said, examples = best.rows["test"], recipe.report.examples
+            analysis = analyse(scorer, "test", said, best.predicted("test"), metric=metric, examples=examples)
+            write_json(run.analysis, analysis)
         draw_figures(run, scores)
     return scores
 
@@ -190,16 +111,27 @@ def rescore(
     """Scores of best/ or last/ on one split of the run, predicted again from the saved files."""
     if split == "test":
         run.record_test_opening(by="evaluate", documents=len(prepared.splits["test"]))
-    folder = run.folder / model
     use_cpu = loaded.recipe.training.use_cpu
-    predictions = predict_saved(folder, prepared, splits=[split], use_cpu=use_cpu, progress=progress)[split]
-    scorer = Scorer(run, prepared, bootstrap=loaded.recipe.evaluation.bootstrap, seed=loaded.recipe.seed)
-    return scorer.score(predictions.probabilities, split, loss=predictions.loss)
+    saved = predict_saved(run.folder / model, prepared, splits=[split], use_cpu=use_cpu, progress=progress)
+    scorer = Scorer(prepared, bootstrap=loaded.recipe.evaluation.bootstrap, seed=loaded.recipe.seed)
+    return scorer.score(saved.predicted(split), split)
+
+
+@dataclass(frozen=True)
+class SavedPredictions:
+    """What the model of a folder says of whole splits, and the thresholds (C,) it decides with, if any."""
+
+    rows: dict[str, RowPredictions]
+    thresholds: Floats | None
+
+    def predicted(self, split: str) -> Predicted:
+        rows = self.rows[split]
+        return Predicted(rows.probabilities, losses=rows.losses, thresholds=self.thresholds)
 
 
 def predict_saved(
     folder: Path, prepared: Prepared, *, splits: Sequence[str], use_cpu: bool, progress: Progress
-) -> dict[str, RowPredictions]:
+) -> SavedPredictions:
     """Predictions of whole splits by the model in `folder`, with its tokenizer and windows, loaded from its files."""
     predictor = Predictor.load(folder, use_cpu=use_cpu)
     predictions = {}
@@ -207,7 +139,7 @@ def predict_saved(
         rows = prepared.splits[split]
         with progress.bar(total=len(rows), desc=f"scoring {split} with {folder.name}/", unit="document") as bar:
             predictions[split] = predictor.predict_rows(rows, labels=prepared.encoded[split], on_documents=bar.update)
-    return predictions
+    return SavedPredictions(predictions, predictor.thresholds)
 
 
 def passage_columns(predictions: RowPredictions) -> dict[str, Array]:
@@ -216,43 +148,92 @@ def passage_columns(predictions: RowPredictions) -> dict[str, Array]:
     return {"windows": predictions.windows, "passage_start": start, "passage_end": end}
 
 
+def weights_sha256(folder: Path) -> str:
+    """sha256 over the safetensors files of a model folder, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def draw_figures(run: Run, scores: Scores) -> None:
     """figures/curves.png and, for single labels, figures/confusion.png."""
     run.figures.mkdir(exist_ok=True)
     draw_curves(run.history_rows(), run.figures / "curves.png", best_epoch=scores.best_epoch)
-    test = scores.splits["test"]
-    if test.confusion:
+    test = scores.splits.get("test")
+    if test is not None and test.confusion:
         draw_confusion(test.confusion, test.label_names, run.figures / "confusion.png")
 
 
-def _score_baselines(
-    names: Sequence[str], scorer: Scorer, prepared: Prepared, learner: Learner, *, progress: Progress
-) -> dict[str, dict[str, SplitScores]]:
-    features = _features(prepared, learner, progress=progress) if "frozen_encoder" in names else {}
-    inputs = {
-        split: Inputs(texts=rows["text"][:], features=features.get(split)) for split, rows in prepared.splits.items()
-    }
-    known = {split: Labelled(inputs[split], reference_array(prepared, split)) for split in ("train", "validation")}
-    labels = prepared.labels
-    scored: dict[str, dict[str, SplitScores]] = {}
-    for name in progress.bar(iterable=list(names), desc="baselines", unit="baseline"):
-        fitted = BASELINES[name](
-            known["train"], known["validation"], classes=len(labels.names), multi_label=labels.multi_label
-        )
-        scored[name] = {}
-        for split in SCORED_SPLITS:
-            probabilities = fitted.predict_probabilities(inputs[split])
-            scorer.write(scorer.run.baseline_predictions(name, split), probabilities, split)
-            scored[name][split] = scorer.score(probabilities, split)
-    return scored
+def _selection_note(open_test: bool) -> list[str]:
+    test = "test took no part" if open_test else "test was not opened"
+    return [f"validation chose the epoch, so its scores are optimistic; {test}"]
 
 
-def _features(prepared: Prepared, learner: Learner, *, progress: Progress) -> dict[str, Array]:
-    """Mean-pooled features of the encoder before fine-tuning; built again, because training changed the other."""
-    encoder = learner.fresh_model()
-    features = {}
-    for split in prepared.splits:
-        windows = window_lists(learner.windows[split])
-        with progress.bar(total=len(windows), desc=f"frozen encoder on {split}", unit="document") as bar:
-            features[split] = document_features(encoder, windows, pad_id=learner.pad_id, on_documents=bar.update)
-    return features
+def _with_test(calibration: Calibration | None, best: SavedPredictions, prepared: Prepared) -> Calibration | None:
+    """The calibration with what it did to the probabilities of the test documents."""
+    if calibration is None:
+        return None
+    references, multi_label, rows = reference_array(prepared, "test"), prepared.labels.multi_label, best.rows["test"]
+    after = reliability(references, rows.probabilities, multi_label=multi_label)
+    before = after
+    if rows.uncalibrated is not None:
+        before = reliability(references, rows.uncalibrated, multi_label=multi_label)
+    return calibration.model_copy(update={"before": before, "after": after})
+
+
+def _judged(run: Run, loaded: LoadedRecipe, prepared: Prepared, scores: Scores) -> FitVerdict:
+    """What the history of the run says of its training."""
+    recipe, metric = loaded.recipe, scores.metric_for_best_model
+    training, scratch = recipe.training, recipe.model.from_scratch
+    history = run.history_rows()
+    majority = scores.baselines.get("majority", {}).get("validation")
+    shares = _label_shares(reference_array(prepared, "train"), prepared)
+    epochs = max((float(row.get("epoch", 0)) for row in history), default=0.0)
+    settings = FitSettings(
+        num_train_epochs=training.num_train_epochs,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        training_documents=len(prepared.splits["train"]),
+        from_scratch=scratch is not None,
+        has_augmentation=recipe.augmentation is not None,
+        stopped_early=training.max_steps is None and epochs < training.num_train_epochs - 0.01,
+        validation_documents=len(prepared.splits["validation"]),
+        documents_per_step=training.per_device_train_batch_size * training.gradient_accumulation_steps,
+        chance_loss=_chance_loss(shares, reference_array(prepared, "validation"), prepared),
+        largest_label_share=float(shares.max()),
+        has_class_weights=training.class_weights != "none",
+        has_label_smoothing=training.label_smoothing_factor > 0,
+        dropout=scratch.dropout if scratch is not None else recipe.model.attention_dropout,
+        limit=recipe.data.limit,
+        early_stopping_patience=training.early_stopping_patience,
+        max_steps=training.max_steps,
+        keeps_best=training.load_best_model_at_end,
+        warmup_steps=training.warmup_steps,
+        max_grad_norm=training.max_grad_norm,
+    )
+    return judge_fit(
+        history,
+        metric=metric,
+        greater_is_better=greater_is_better(metric),
+        best_epoch=scores.best_epoch,
+        majority_score=majority.scores[metric].value if majority is not None and metric in majority.scores else None,
+        settings=settings,
+    )
+
+
+def _label_shares(references: Array, prepared: Prepared) -> Floats:
+    """(C,) share of the documents that have each label."""
+    if prepared.labels.multi_label:
+        return references.mean(axis=0)  # type: ignore[no-any-return]
+    return np.bincount(references, minlength=len(prepared.labels.names)) / len(references)
+
+
+def _chance_loss(shares: Floats, references: Array, prepared: Prepared) -> float:
+    """Loss in nats, on documents with `references`, of one who knows only the shares of the labels in train."""
+    if prepared.labels.multi_label:
+        guess = shares.clip(1e-6, 1 - 1e-6)
+        return float(-(references * np.log(guess) + (1 - references) * np.log(1 - guess)).mean())
+    return float(-np.log(shares.clip(1e-6, 1))[references].mean())

@@ -8,10 +8,11 @@ from unicodedata import east_asian_width
 
 from finetune.data.text_steps import visible
 from finetune.progress import WARNING
-from finetune.runs import Json, Run, RunInfo, Score, Scores, SplitScores, read_json_lines
+from finetune.report.sentences import difference_text, p_text, score_text, shown_split, verdict_sentences
+from finetune.run_files import Calibration, PairedTest, RunInfo, Scores, SplitScores
+from finetune.runs import Json, Run, read_json_lines
 
 HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "roc_auc", "log_loss", "loss")
-LOSSES = ("loss", "log_loss", "error_rate")
 MOST_CLASSES = 30
 BEST_ROW = "this model (best/)"
 
@@ -19,59 +20,47 @@ BEST_ROW = "this model (best/)"
 def render_summary(run: Run) -> str:
     """The whole screen as text."""
     info, scores = run.read(run.info, RunInfo), run.read(run.scores, Scores)
-    split = scores.splits["test"]
+    shown = shown_split(scores)
+    split = scores.splits[shown]
     notes = "\n".join(_note(note) for note in (*info.notes, *scores.notes))
     parts = [
-        verdict(scores),
-        f"Test: {_count(split)} documents, never used for choosing; {openings(run.folder)}.",
-        render_scores(split, scores.baselines),
+        "\n".join(verdict_sentences(scores)),
+        _opened(run, split) if shown == "test" else f"Validation: {_count(split)} documents. Test was not opened.",
+        render_scores(split, scores.baselines if shown == "test" else {}),
+        render_tests(scores.baseline_tests),
         render_classes(split),
         _chosen(scores),
+        _calibrated(scores.calibration),
         notes,
         _time(info),
-        f"Run folder: {run.folder}",
+        f"Run folder: {run.folder}" + (f" (report: {run.report})" if run.report.exists() else ""),
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-def verdict(scores: Scores) -> str:
-    """One sentence: the model against the baseline that is strongest on validation, by the selection metric."""
-    metric = scores.metric_for_best_model
-    rising = metric not in LOSSES
-    known = {
-        name: value
-        for name, by_split in scores.baselines.items()
-        if (score := by_split["validation"].scores.get(metric)) is not None and (value := score.value) is not None
-    }
-    ours = scores.splits["test"].scores[metric]
-    if not known or ours.value is None:
-        return ""
-    strongest = max(known, key=lambda name: known[name] if rising else -known[name])
-    theirs = scores.baselines[strongest]["test"].scores[metric]
-    if theirs.value is None:
-        return ""
-    better = ours.value > theirs.value if rising else ours.value < theirs.value
-    opening = "This model is ahead of" if better else "This model does NOT beat"
-    values = f"test {metric} {_with_interval(ours)} against {_with_interval(theirs)}"
-    text = f"{opening} the strongest baseline, {strongest}: {values}."
-    return text + (" The intervals overlap: the difference may be chance." if better and _overlap(ours, theirs) else "")
-
-
-def _overlap(one: Score, other: Score) -> bool:
-    bounds = (one.low, one.high, other.low, other.high)
-    if None in bounds:
-        return False
-    return max(one.low or 0.0, other.low or 0.0) <= min(one.high or 0.0, other.high or 0.0)
 
 
 def render_scores(split: SplitScores, baselines: Mapping[str, Mapping[str, SplitScores]]) -> str:
     """A row for the model and each baseline, a column for each headline score with its 95 % interval."""
     names = [name for name in HEADLINES if name in split.scores]
-    rows = [[BEST_ROW, *(_with_interval(split.scores[name]) for name in names)]]
+    rows = [[BEST_ROW, *(score_text(split.scores[name]) for name in names)]]
     for baseline, by_split in baselines.items():
         theirs = by_split["test"].scores
-        rows.append([baseline, *(_with_interval(theirs[name]) if name in theirs else "" for name in names)])
+        rows.append([baseline, *(score_text(theirs[name]) if name in theirs else "" for name in names)])
     return table(["", *names], rows)
+
+
+def render_tests(tests: Mapping[str, PairedTest]) -> str:
+    """The model against each baseline on the same documents, paired; empty without baselines."""
+    if not tests:
+        return ""
+    first = next(iter(tests.values()))
+    unit = f"{first.documents:,} documents" if first.groups is None else f"{first.groups:,} groups of documents"
+    header = [f"paired on {unit}: {first.metric}", "difference", "p", "only model right", "only baseline right"]
+    rows = [
+        [f"against {name}", difference_text(test), p_text(test.p).removeprefix("p ").removeprefix("= "),
+         str(test.only_first_right), str(test.only_second_right)]
+        for name, test in tests.items()
+    ]  # fmt: skip
+    return table(header, rows)
 
 
 def render_classes(split: SplitScores) -> str:
@@ -105,6 +94,35 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
+def _opened(run: Run, split: SplitScores) -> str:
+    return f"Test: {_count(split)} documents, never used for choosing; {openings(run.folder)}.{_approximate(split)}"
+
+
+def _approximate(split: SplitScores) -> str:
+    """What the ~ before an interval means."""
+    marked = {name: score.coverage for name, score in split.scores.items() if score.coverage is not None}
+    named = [f"{name} {marked[name]:.0%}" for name in HEADLINES if name in marked]
+    if not named:
+        return ""
+    return f"\n~ is approximate: few documents or groups, or rare labels; simulated coverage {', '.join(named)}."
+
+
+def _calibrated(calibration: Calibration | None) -> str:
+    """Temperature, thresholds, and what they did to the calibration error on test."""
+    if calibration is None:
+        return ""
+    if calibration.folded:
+        text = f"Calibrated on validation: temperature {calibration.temperature:.2f}, folded into the weights of best/"
+    else:
+        text = "Calibration: the temperature stays 1"
+    if calibration.before is not None and calibration.after is not None:
+        errors = [f"{each.ece:.3f}" for each in (calibration.before, calibration.after)]
+        moved = f"{errors[0]} -> {errors[1]}" if calibration.folded else errors[0]
+        text += f"; expected calibration error on test {moved}"
+    thresholds = ", ".join(f"{visible(label)} {value:.2f}" for label, value in calibration.thresholds.items())
+    return f"{text}{'; thresholds: ' + thresholds if thresholds else ''}."
+
+
 def _chosen(scores: Scores) -> str:
     metric = scores.metric_for_best_model
     validation = scores.splits["validation"].scores.get(metric)
@@ -135,12 +153,6 @@ def _note(text: str) -> str:
 
 def _count(split: SplitScores) -> int:
     return next(iter(split.scores.values())).n
-
-
-def _with_interval(score: Score) -> str:
-    if score.low is None or score.high is None:
-        return _cell(score.value)
-    return f"{_cell(score.value)} [{_cell(score.low)}, {_cell(score.high)}]"
 
 
 def _cell(value: object) -> str:

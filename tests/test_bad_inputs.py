@@ -37,7 +37,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune.cli import main
 from finetune.runs import Run
-from finetune.scoring import greater_is_better
+from finetune.scores.paired import greater_is_better
 
 
 def training(*lines: str) -> dict[str, str | bytes]:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from tiny_models import tiny_bert_folder
 
-from finetune import cli
+from finetune import verbs
 from finetune.cli import main
+from finetune.errors import RecipeError
 from finetune.recipe_file import load_recipe
 
 TINY = (
@@ -138,7 +139,7 @@ def test_ctrl_c_before_a_run_has_no_traceback(
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load_recipe", interrupted)
+    monkeypatch.setattr(verbs, "load_recipe", interrupted)
     assert main(["check", "x.yaml"]) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
 
@@ -147,13 +148,13 @@ def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
     def broken(*arguments: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "load_recipe", broken)
+    monkeypatch.setattr(verbs, "load_recipe", broken)
     with pytest.raises(ZeroDivisionError):
         main(["check", "x.yaml"])
 
 
 def test_debug_keeps_the_traceback_of_a_refusal() -> None:
-    with pytest.raises(cli.RecipeError):
+    with pytest.raises(RecipeError):
         main(["check", "x.yaml", "--debug"])
 
 

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.data.blocks import blocks_of
-from finetune.data.division import Division, divide
+from finetune.data.division import Division, divide, fold_seed
 from finetune.data.leaks import Policy
 from finetune.data.near_duplicates import Families, find_families
 from finetune.errors import DataError, GateFailed
-from finetune.recipe import SPLITS, Split
+from finetune.recipe import SPLITS, Fold, Split
 
 COLUMNS = ("id", "text", "label", "group", "origin")
 Rows = Sequence[tuple[str, str | None, int]]  # label, group, family
@@ -86,6 +86,41 @@ def test_one_source_is_divided_without_losing_a_row_or_cutting_a_block(rows: Row
     assert straddling(division) == 0
     assert division.leaks["brought"] is None
     assert set(leaking(division.leaks["left"]).values()) == {0} and len(division.leaks["left"]) == 3
+
+
+@settings(max_examples=60)
+@given(some_rows, st.integers(0, 1000), st.integers(2, 4), st.integers(1, 3), st.sampled_from(["all", "brought"]))
+def test_each_fold_is_held_out_once_and_no_block_is_cut(
+    rows: Rows, seed: int, folds: int, repeat: int, source: str
+) -> None:
+    homes = ["all"] * len(rows) if source == "all" else [("train", "validation")[row % 2] for row in range(len(rows))]
+    parts, families = parts_of(rows, homes)
+    arguments: dict[str, Any] = {"settings": Split(stratify=False), "leaks": "refuse", "seed": seed}
+    held: Counter[str] = Counter()
+    seen: dict[str, set[int]] = {}
+    for fold in range(1, folds + 1):
+        try:
+            division = divide(parts, families, fold=Fold(folds=folds, fold=fold, repeat=repeat), **arguments)
+        except DataError:
+            groups = [group for rows in parts.values() for group in rows["group"]]
+            assert len(set(blocks_of(len(rows), groups=groups, families=families.family).tolist())) < 2 * folds + 2
+            return
+        assert division.folds is not None and division.fold_report is not None
+        assert ids(division.splits) == ids(parts) and straddling(division) == 0
+        assert set(division.folds["test"].tolist()) == {fold - 1}
+        assert fold - 1 not in {*division.folds["train"].tolist(), *division.folds["validation"].tolist()}
+        held.update(division.splits["test"]["id"])
+        for name, split in division.splits.items():
+            for id, number in zip(split["id"], division.folds[name].tolist(), strict=True):
+                seen.setdefault(id, set()).add(number)
+        if source == "all" and repeat == 1:
+            numbered = divide(parts, families, folds=folds, **arguments)
+            assert numbered.folds is not None
+            column = {id: number for name, split in numbered.splits.items()
+                      for id, number in zip(split["id"], numbered.folds[name].tolist(), strict=True)}  # fmt: skip
+            assert all(seen[id] >= {number} for id, number in column.items()), "the folds of prepare --folds"
+    assert held == ids(parts), "every document is held out exactly once"
+    assert all(len(numbers) == 1 for numbers in seen.values()), "the folds are the same whichever is held out"
 
 
 @settings(max_examples=150)
@@ -215,3 +250,45 @@ def test_an_empty_brought_part_is_refused() -> None:
     parts, families = brought([f"text {row}" for row in range(9)], [])
     with pytest.raises(DataError, match=r"data.source.test: has no rows"):
         divide(parts, families, settings=Split(stratify=False), leaks="refuse", seed=1)
+
+
+def test_folds_are_stratified_and_their_rest_keeps_the_share_of_validation() -> None:
+    rows: Rows = [("xy"[row % 2], None, row) for row in range(200)]
+    parts, families = parts_of(rows, ["all"] * 200)
+    arguments: dict[str, Any] = {"settings": Split(), "leaks": "refuse", "seed": 3}
+    division = divide(parts, families, fold=Fold(folds=5, fold=2), **arguments)
+    assert {name: len(split) for name, split in division.splits.items()} == {"train": 132, "validation": 28, "test": 40}
+    assert Counter(division.splits["test"]["label"]) == {"x": 20, "y": 20}
+    assert division.fold_report is not None
+    assert division.fold_report["sizes"] == {f"fold {fold}": 40 for fold in range(1, 6)}
+    assert (division.fold_report["fold"], division.fold_report["seed"], division.notes) == (2, 3, [])
+    other = divide(parts, families, fold=Fold(folds=5, fold=2, repeat=2), **arguments)
+    assert set(other.splits["test"]["id"]) != set(division.splits["test"]["id"])
+    assert fold_seed(3, repeat=1) == 3 and len({fold_seed(3, repeat=repeat) for repeat in range(1, 20)}) == 19
+
+
+def test_a_brought_test_part_is_settled_with_the_pool_and_then_left_closed() -> None:
+    parts, families = brought(TRAIN, [TRAIN[0], *(f"something else entirely {row}" for row in range(8))])
+    parts = {"train": parts["train"].select(range(15)), "validation": parts["train"].select(range(15, 20)), **parts}
+    parts = {"train": parts["train"].select(range(15)), "validation": parts["validation"], "test": parts["test"]}
+    arguments: dict[str, Any] = {"settings": Split(stratify=False), "seed": 1, "fold": Fold(folds=4, fold=1)}
+    with pytest.raises(GateFailed, match=r"1 of 9 rows .* is an exact duplicate of train rows"):
+        divide(parts, families, leaks="refuse", **arguments)
+    for policy, closed in (("warn", 9), ("move", 8)):
+        division = divide(parts, families, leaks=policy, **arguments)  # type: ignore[arg-type]
+        told = f"the test part that was brought stays closed: its {closed} rows take no part in the folds"
+        assert told in division.notes
+        held = set(ids(division.splits))
+        assert {id for id in held if id.startswith("test")} == ({"test:0"} if policy == "move" else set())
+        assert len(held) == 20 + (policy == "move")
+        assert set(leaking(division.leaks["left"]).values()) == {0}
+
+
+def test_too_few_for_the_folds_is_refused_with_the_numbers() -> None:
+    fold = Fold(folds=5, fold=1)
+    parts, families = parts_of([("xy"[row % 2], f"g{row % 4}", row) for row in range(40)], ["all"] * 40)
+    with pytest.raises(DataError, match=r"too few to split into 5 folds\. Found: 40 rows in 4 blocks"):
+        divide(parts, families, settings=Split(), leaks="refuse", seed=1, fold=fold)
+    parts, families = parts_of([("rare" if row < 3 else "x", None, row) for row in range(40)], ["all"] * 40)
+    with pytest.raises(DataError, match="class 'rare' has 3 rows; a stratified split into 5 folds needs at least 5"):
+        divide(parts, families, settings=Split(), leaks="refuse", seed=1, fold=fold)

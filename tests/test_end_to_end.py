@@ -20,7 +20,8 @@ from finetune.data.windows import cut_windows
 from finetune.learner import build_learner
 from finetune.progress import SILENT, Progress
 from finetune.recipe_file import load_recipe
-from finetune.runs import Run, RunInfo, Scores, read_json_lines, read_table
+from finetune.run_files import RunInfo, Scores
+from finetune.runs import Run, read_json_lines, read_table
 
 WORDS = {0: ["fine", "lovely", "clean"], 1: ["dirty", "cold", "rude"], 2: ["late", "early", "soon"]}
 FILLER = ["the", "room", "was", "very", "and", "we", "found", "it"]
@@ -97,6 +98,7 @@ def test_the_files_in_best_give_the_reported_score(run: Run, capsys: pytest.Capt
     assert scores.best_epoch == min(epoch for epoch, row in evaluations.items() if row["eval_f1_macro"] == best)
     chosen = evaluations[scores.best_epoch]
     reported = scores.splits["validation"].scores
+    assert scores.calibration is not None and not scores.calibration.folded, "the history is of the model as trained"
     assert reported["f1_macro"].value == pytest.approx(best, abs=1e-12)
     assert reported["loss"].value == pytest.approx(chosen["eval_loss"], rel=1e-5)
 

@@ -12,9 +12,11 @@ import pytest
 
 import finetune
 from finetune.cli import main
-from finetune.runs import Run, RunInfo, Score, Scores, read_json_lines
+from finetune.report.sentences import verdict_sentences
+from finetune.run_files import RunInfo, Scores
+from finetune.runs import Run, read_json_lines
 from finetune.scores.classification import score_predictions
-from finetune.summary import render_summary, table, verdict
+from finetune.summary import render_summary, table
 
 WORDS = {"good": ["fine", "lovely", "clean", "warm"], "bad": ["dirty", "cold", "rude", "broken"]}
 RECIPE = """
@@ -167,19 +169,16 @@ def test_summary_shows_model_beside_baselines(run: Run) -> None:
 
 def test_the_verdict_comes_first_and_says_when_a_baseline_wins(run: Run) -> None:
     scores = run.read(run.scores, Scores)
-    metric = scores.metric_for_best_model
+    assert set(scores.baseline_tests) == set(scores.baselines) and scores.strongest_baseline in scores.baselines
+    assert scores.beats_baselines == all(test.better for test in scores.baseline_tests.values())
+    text = render_summary(run)
+    assert text.startswith(verdict_sentences(scores)[0]) and text.startswith("This model")
 
-    def with_test_scores(ours: float, theirs: float) -> str:
-        changed = scores.model_copy(deep=True)
-        changed.splits["test"].scores[metric] = Score(value=ours, low=ours - 0.01, high=ours + 0.01, n=36)
-        for by_split in changed.baselines.values():
-            by_split["test"].scores[metric] = Score(value=theirs, low=theirs - 0.01, high=theirs + 0.01, n=36)
-        return verdict(changed)
-
-    assert "does NOT beat the strongest baseline" in with_test_scores(0.50, 0.60)
-    assert with_test_scores(0.60, 0.50).startswith("This model is ahead of the strongest baseline")
-    assert "may be chance" in with_test_scores(0.510, 0.500) and "may be chance" not in with_test_scores(0.60, 0.50)
-    assert render_summary(run).startswith("This model")
+    beaten = scores.model_copy(deep=True)
+    beaten.beats_baselines = False
+    for test in beaten.baseline_tests.values():
+        test.better, test.p, test.difference, test.low, test.high = False, 0.4, -0.02, -0.08, 0.04
+    assert "does NOT beat the strongest baseline" in verdict_sentences(beaten)[0]
 
 
 def test_table_counts_chinese_characters_as_two_cells() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from finetune import experiment, scoring
 from finetune.cli import main
-from finetune.runs import LOCK, Run, RunInfo, Scores, check_run_folder, read_table
+from finetune.run_files import RunInfo, Scores
+from finetune.runs import LOCK, Run, check_run_folder, read_table
 from finetune.training import trainer
 
 WORDS = {"good": ["fine", "lovely", "clean", "warm"], "bad": ["dirty", "cold", "rude", "broken"]}

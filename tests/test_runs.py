@@ -15,9 +15,9 @@ import pytest
 
 from finetune import runs
 from finetune.errors import CheckpointError, EnvironmentFault, RecipeError, Stopped
+from finetune.run_files import RunInfo
 from finetune.runs import (
     Run,
-    RunInfo,
     append_json_line,
     check_run_folder,
     disk_faults,

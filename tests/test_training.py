@@ -423,16 +423,23 @@ def test_the_test_split_never_reaches_the_trainer(
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     fitted_after: list[int] = []
-    real_fit = experiment._fit
+    real_plan, real_save = experiment._fit_plan, experiment._save_best
 
-    def closed_fit(run: Any, loaded: Any, prepared: Any, learner: Any, **named: Any) -> FitResult:
+    def closed(prepared: Any, learner: Any) -> tuple[Any, Any]:
         prepared = replace(prepared, splits=Closed(prepared.splits), encoded=Closed(prepared.encoded))
-        result = real_fit(run, loaded, prepared, replace(learner, windows=Closed(learner.windows)), **named)
+        return prepared, replace(learner, windows=Closed(learner.windows))
+
+    def closed_plan(run: Any, loaded: Any, prepared: Any, learner: Any, **named: Any) -> FitPlan:
+        return real_plan(run, loaded, *closed(prepared, learner), **named)
+
+    def closed_save(run: Any, loaded: Any, prepared: Any, learner: Any, *rest: Any, **named: Any) -> Any:
+        calibration = real_save(run, loaded, *closed(prepared, learner), *rest, **named)
         fitted_after.append(len(fed))
         assert not run.test_openings.exists()
-        return result
+        return calibration
 
-    monkeypatch.setattr(experiment, "_fit", closed_fit)
+    monkeypatch.setattr(experiment, "_fit_plan", closed_plan)
+    monkeypatch.setattr(experiment, "_save_best", closed_save)
     assert main(["train", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / "run"), "--quiet"]) == 0
     ids = {split: {vocabulary[word] for word in words} for split, words in SPLIT_WORDS.items()}
     during, after = set().union(*fed[: fitted_after[0]]), set().union(*fed[fitted_after[0] :])
@@ -440,3 +447,13 @@ def test_the_test_split_never_reaches_the_trainer(
     assert ids["test"] <= after, "the scoring saw it, so that the recording works"
     assert not ids["train"] & after
     assert len(read_json_lines(tmp_path / "run" / "test_openings.jsonl")) == 1
+
+
+def test_what_is_left_in_memory_after_bf16_calculates_in_float32(tmp_path: Path) -> None:
+    model = tiny_bert(3)
+    plan = tiny_plan(tmp_path, train=tiny_documents(12), validation=tiny_documents(6, seed=1), bf16=True)
+    fit(model, plan)
+    seen: list[torch.dtype] = []
+    model.classifier.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    model(torch.tensor([[2, 5, 7]]))
+    assert seen == [torch.float32]

@@ -39,6 +39,7 @@ Rows = Callable[[], Iterable[Record]]
 Bar = Callable[..., Iterable[tuple[int | str, Record]]]
 
 COLUMNS = ("id", "text", "label", "group", "origin")
+SLICE_PREFIX = "slice:"  # before the name of a column that test scores are cut by, so that it is no other column's
 MOST_CHARACTERS = 1_000_000
 MOST_NUL_SHARE = 0.001
 FEW_NUL_ROWS = 3  # in a small file a share of rows says nothing
@@ -66,19 +67,22 @@ class Reading:
     encoding: str | None = None
     most_characters: int = MOST_CHARACTERS
     numeric: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
 
     @cached_property
     def roles(self) -> dict[str, str]:
         """The columns that must be there, by their part."""
         parts = ("text", "label", "group", "id") if self.labelled else ("text", "id")
         roles = {part: column for part in parts if (column := getattr(self.columns, part)) is not None}
-        return roles | {f"numeric {column}": column for column in self.numeric}
+        roles |= {f"numeric {column}": column for column in self.numeric}
+        return roles | {f"slice {column}": column for column in self.slices if column not in roles.values()}
 
     @cached_property
     def schema(self) -> pa.Schema:
         label = pa.list_(pa.string()) if self.multi_label else pa.string()
         words = [(name, label if name == "label" else pa.string()) for name in COLUMNS]
-        return pa.schema([*words, *((name, pa.float64()) for name in self.numeric)])
+        numbers = [(name, pa.float64()) for name in self.numeric]
+        return pa.schema([*words, *numbers, *((SLICE_PREFIX + name, pa.string()) for name in self.slices)])
 
 
 def examples(file: TableFile, *, rows: Rows | None, reading: Reading, bar: Bar | None) -> Iterator[pa.RecordBatch]:
@@ -189,6 +193,8 @@ class _Examples:
         }
         for column in self._reading.numeric:
             example[column] = self._number(record.get(column), column)
+        for column in self._reading.slices:
+            example[SLICE_PREFIX + column] = self._slice(record.get(column), column)
         for name, values in self._columns.items():
             values.append(example[name])
         self._file.rows += 1
@@ -291,6 +297,11 @@ class _Examples:
             return str(value)
         text = self._text(value, column)
         return text if text and text.strip() else None
+
+    def _slice(self, value: object, column: str) -> str | None:
+        """A value to group documents by: as text, whatever single value it is (a date, a decimal number)."""
+        is_single = not isinstance(value, list | dict | bytes | str | bool | int | float | None)
+        return self._word(str(value) if is_single else value, column)
 
     def _text(self, value: object, column: str) -> str | None:
         if value is None or value != value:

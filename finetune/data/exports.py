@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
 
+from finetune.data.examples import SLICE_PREFIX
 from finetune.data.export_formats import EXPORTS, Batches, Row
 from finetune.data.store import arrow_tables
 from finetune.errors import EnvironmentFault, RecipeError, listed
@@ -49,7 +50,7 @@ def export(
 ) -> list[Path]:
     """Write `folder`/SPLIT.FORMAT for every split, and the texts `beside` (path -> content, UTF-8) next to them.
 
-    Columns are those of the rows without `origin`: id, text, label (a list when multi-label), group, the numeric
+    Columns are those of the rows without `origin` and slices: id, text, label (a list when multi-label), group, numeric
     ones, and fold and family where they are there. Nulls stay null, except in csv: there a null, an empty text and
     an empty list of labels are the same empty cell. Labels of one row are joined by `|` in csv and hdf5. Numbers are
     64-bit, in tfrecord 32-bit, which is all that format has. An existing folder is replaced with `force` if nothing
@@ -148,7 +149,7 @@ def _schema(rows: datasets.Dataset) -> pa.Schema:
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         return pa.list_(pa.string()) if is_list else pa.string()
 
-    fields = rows.features.arrow_schema
+    fields = [field for field in rows.features.arrow_schema if not field.name.startswith(SLICE_PREFIX)]
     return pa.schema([(field.name, plain(field.type)) for field in fields if field.name not in NOT_EXPORTED])
 
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import datasets
@@ -25,7 +25,7 @@ from finetune.data.cleaning import StepReport, check_texts, clean
 from finetune.data.corpora import CORPORA, CORPUS_STAMPS
 from finetune.data.division import Division, divide
 from finetune.data.duplicates import content_hash
-from finetune.data.examples import ColumnMap
+from finetune.data.examples import SLICE_PREFIX, ColumnMap
 from finetune.data.family_notes import large_family_notes, near_conflict_notes
 from finetune.data.labels import LabelMap, encoded_labels, read_labels, with_label_names
 from finetune.data.near_duplicates import Families, find_families
@@ -33,8 +33,9 @@ from finetune.data.numbers import apply_scaling, fit_scaling
 from finetune.data.row_steps import conflict_notes
 from finetune.data.row_streams import batches, progress_bars, values
 from finetune.data.sources import Loaded, load_examples
+from finetune.errors import DataError, Problem
 from finetune.progress import WARNING, Progress
-from finetune.recipe import Columns, Data
+from finetune.recipe import Columns, Data, Recipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.runs import Json
 
@@ -46,9 +47,11 @@ LENGTH_PERCENTILES = {"median": 50, "p90": 90, "p95": 95, "p99": 99, "max": 100}
 
 @dataclass(frozen=True)
 class Prepared:
-    """The three splits. Each dataset has id, text, label, group, origin; `encoded` has their label numbers, row by row.
+    """The three splits. Each dataset has id, text, label, group, origin, numeric columns, and `slice:NAME` for each
+    column of evaluation.slices; `encoded` has their label numbers, row by row.
 
-    `families` numbers duplicate families, exact and near, over all splits. `report` is data.json.
+    `families` numbers duplicate families, exact and near, over all splits. `folds` is the fold of each row, from 0, or
+    -1 for a changed copy; None where there are no folds. `report` is data.json.
     """
 
     splits: dict[str, datasets.Dataset]
@@ -58,23 +61,28 @@ class Prepared:
     fingerprint: str
     report: Json
     warnings: list[str]
+    folds: dict[str, npt.NDArray[np.int64]] | None = None
 
     def split_table(self) -> dict[str, Any]:
         """Columns of splits.parquet: who went where, never a text."""
         parts = self.splits.values()
+        folds = np.concatenate(list(self.folds.values())) if self.folds else np.full(sum(map(len, parts)), -1)
         hashes = (content_hash(text) for rows in self.splits.values() for text in values(rows, "text"))
         return {
             **{name: pa.chunked_array(_chunks(parts, name), type=pa.string()) for name in ("id", "group")},
             "content_hash": pa.array(hashes, type=pa.string()),
             "family": np.concatenate(list(self.families.values())),
             "split": np.repeat(list(self.splits), [len(rows) for rows in self.splits.values()]),
-            "fold": pa.nulls(sum(map(len, parts)), pa.int64()),
+            "fold": pa.array(folds + 1, mask=folds < 0, type=pa.int64()),
         }
 
 
-def prepare(loaded: LoadedRecipe, *, progress: Progress, examples: int = EXAMPLES_SHOWN) -> Prepared:
+def prepare(
+    loaded: LoadedRecipe, *, progress: Progress, examples: int = EXAMPLES_SHOWN, folds: int | None = None
+) -> Prepared:
     """Run the data half of a recipe; of each cleaning step as many `examples` are kept for the report.
 
+    `folds` numbers as many folds over all rows; the recipe's data.fold holds one of them out as the test split.
     Raises DataError, GateFailed for leaks, or EnvironmentFault. Writes nothing but the cache.
     """
     recipe, data = loaded.recipe, loaded.recipe.data
@@ -89,7 +97,15 @@ def prepare(loaded: LoadedRecipe, *, progress: Progress, examples: int = EXAMPLE
         parts = {name: with_label_names(rows, labels) for name, rows in cleaned.items()}
     whole = datasets.concatenate_datasets(list(parts.values()))
     families = find_families(whole, similarity=data.near_duplicates, num_proc=cores, progress=progress)
-    division = divide(parts, families, settings=data.split, leaks=data.leaks, seed=recipe.seed)
+    division = divide(
+        parts,
+        families,
+        settings=data.split,
+        leaks=data.leaks,
+        seed=split_seed(recipe),
+        fold=data.fold,
+        folds=folds,
+    )
     finished = _finished(loaded, division, num_proc=cores, bars=bars)
     told = [
         *map(_warning, (*source.warnings, *label_warnings)),
@@ -108,7 +124,23 @@ def prepare(loaded: LoadedRecipe, *, progress: Progress, examples: int = EXAMPLE
         fingerprint=_fingerprint(finished.splits),
         report=_report(source, steps, labels, families, division, finished) | {"warnings": told},
         warnings=told,
+        folds=_folds(division, finished),
     )
+
+
+def split_seed(recipe: Recipe) -> int:
+    """What decides who goes where: data.split.seed, or the recipe's seed."""
+    return recipe.seed if recipe.data.split.seed is None else recipe.data.split.seed
+
+
+def _folds(division: Division, finished: _Finished) -> dict[str, npt.NDArray[np.int64]] | None:
+    """The folds of the rows as they are in the end: the copies that train was given stand after its rows."""
+    if division.folds is None:
+        return None
+    return {
+        name: np.pad(numbers, (0, len(finished.splits[name]) - len(numbers)), constant_values=-1)
+        for name, numbers in division.folds.items()
+    }
 
 
 def _warning(text: str) -> str:
@@ -122,23 +154,33 @@ def column_map(columns: Columns) -> ColumnMap:
 
 def _read(loaded: LoadedRecipe, progress: Progress) -> Loaded:
     data = loaded.recipe.data
-    source = load_examples(
-        data.source,
-        columns=column_map(data.columns),
-        base=loaded.base,
-        multi_label=data.multi_label,
-        encoding=data.encoding,
-        limit=data.limit,
-        seed=loaded.recipe.seed,
-        most_characters=data.most_characters,
-        numeric=tuple(data.numeric),
-        corpora=_watched_corpora(progress),
-        stamps=CORPUS_STAMPS,
-        progress=progress,
-    )
+    try:
+        source = load_examples(
+            data.source,
+            columns=column_map(data.columns),
+            base=loaded.base,
+            multi_label=data.multi_label,
+            encoding=data.encoding,
+            limit=data.limit,
+            seed=split_seed(loaded.recipe),
+            most_characters=data.most_characters,
+            numeric=tuple(data.numeric),
+            slices=tuple(loaded.recipe.evaluation.slices),
+            corpora=watched_corpora(progress),
+            stamps=CORPUS_STAMPS,
+            progress=progress,
+        )
+    except DataError as error:
+        raise DataError.of([_at_its_line(problem, loaded) for problem in error.problems]) from error
     for note in source.notes:
         progress.say(note)
     return source
+
+
+def _at_its_line(problem: Problem, loaded: LoadedRecipe) -> Problem:
+    """A problem of a key that the recipe has, with the line where it stands."""
+    key = tuple(problem.where.split("."))
+    return replace(problem, where=loaded.where(*key)) if key in loaded.text.lines else problem
 
 
 def _effort(source: Loaded, data: Data, progress: Progress) -> tuple[int, bool]:
@@ -187,7 +229,7 @@ def _finished(loaded: LoadedRecipe, division: Division, *, num_proc: int, bars: 
     return _Finished(splits, family, report, notes)
 
 
-def _watched_corpora(progress: Progress) -> dict[str, Callable[[], Iterable[dict[str, str]]]]:
+def watched_corpora(progress: Progress) -> dict[str, Callable[[], Iterable[dict[str, str]]]]:
     """The built-in corpora, each behind a bar: reading a library takes seconds."""
 
     def watched(name: str) -> Callable[[], Iterable[dict[str, str]]]:
@@ -197,10 +239,10 @@ def _watched_corpora(progress: Progress) -> dict[str, Callable[[], Iterable[dict
 
 
 def _fingerprint(splits: dict[str, datasets.Dataset]) -> str:
-    """sha256 over every row's split, id, text, label, group and numbers, in order."""
+    """sha256 over every row's split, id, text, label, group and numbers, in order; a slice touches no weight."""
     digest = hashlib.sha256()
     for name, rows in splits.items():
-        columns = [column for column in rows.column_names if column != "origin"]
+        columns = [each for each in rows.column_names if each != "origin" and not each.startswith(SLICE_PREFIX)]
         digest.update(f"{name} {columns}".encode())
         for row in zip(*(values(rows, column) for column in columns), strict=True):
             digest.update(repr(row).encode("utf-8", errors="surrogatepass") + b"\x1e")
@@ -238,8 +280,15 @@ def _report(
             "rows_too_short_to_compare": families.short,
         },
         "leaks": division.leaks,
+        **_told_of_folds(division),
         **finished.report,
     }
+
+
+def _told_of_folds(division: Division) -> Json:
+    """`fold` tells of the one held out, counted from 1; `folds` of folds that are only a column, counted from 0."""
+    report = division.fold_report
+    return {} if report is None else {"fold" if "fold" in report else "folds": report}
 
 
 def _label_counts(rows: datasets.Dataset) -> dict[str, int]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finetune.data.encodings import TableFile
-from finetune.data.examples import COLUMNS, MOST_CHARACTERS, ColumnMap, Reading, examples
+from finetune.data.examples import COLUMNS, MOST_CHARACTERS, SLICE_PREFIX, ColumnMap, Reading, examples
 from finetune.data.parts import Corpora, Part, Parts, Search, Source, find_parts
 from finetune.data.store import (
     cache_folder,
@@ -40,7 +40,7 @@ from finetune.progress import SILENT, Progress
 if TYPE_CHECKING:
     import datasets  # imported late: it takes seconds
 
-__all__ = ["COLUMNS", "MOST_CHARACTERS", "ColumnMap", "Loaded", "Source", "SourceFile", "load_examples"]
+__all__ = ["COLUMNS", "MOST_CHARACTERS", "SLICE_PREFIX", "ColumnMap", "Loaded", "Source", "SourceFile", "load_examples"]
 
 READING_CODE = ("store.py", "encodings.py", "tables.py", "trees.py", "text_folders.py", "hub_datasets.py", "parts.py",
                 "examples.py", "sources.py")  # fmt: skip
@@ -83,13 +83,15 @@ def load_examples(
     stamps: Mapping[str, Callable[[], str]] = {},
     most_characters: int = MOST_CHARACTERS,
     numeric: Sequence[str] = (),
+    slices: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> Loaded:
-    """Read a source into datasets with the columns id, text, label, group, origin, and one for each of `numeric`.
+    """Read a source into datasets with the columns id, text, label, group, origin, one for each of `numeric`, and
+    `slice:NAME` for each of `slices`.
 
     The first five are strings; text, label and group may be null; with `multi_label`, label is a list of strings (a
     text is split at `|`). `id` is the id column, or as `origin`, which is `NAME:LINE` (csv, jsonl, xml), `NAME:ROW`
-    or `FOLDER/CLASS/FILE.txt`. `numeric` columns are float64, null where blank.
+    or `FOLDER/CLASS/FILE.txt`. `numeric` columns are float64, `slices` text of any single value, null where blank.
     A text of more than `most_characters` is refused; one above 1,000,000 is warned of.
     `limit` keeps a uniform sample of that many rows of each split, drawn with `seed`, in their order.
     With `labelled=False` (text to predict) only text, id and `numeric` are read; label and group are null.
@@ -101,9 +103,8 @@ def load_examples(
 
     Raises DataError with all problems of all files, or EnvironmentFault when the Hub or the cache fails.
     """
-    for name in (each for each in numeric if each in COLUMNS):
-        raise DataError("data.numeric", f"'{name}' is the name of a column that every example has", "Rename it.")
-    reading = Reading(columns, labelled, multi_label, encoding, most_characters, tuple(numeric))
+    _check_names(columns, numeric=numeric, slices=slices)
+    reading = Reading(columns, labelled, multi_label, encoding, most_characters, tuple(numeric), tuple(slices))
     search = Search(base=base, corpora=corpora, stamps=stamps)
     parts = find_parts(source, search=search)
     files = {split: [_measured(part, reading=reading) for part in each] for split, each in parts.items()}
@@ -120,6 +121,15 @@ def load_examples(
 
 
 Files = dict[str, list[TableFile]]
+
+
+def _check_names(columns: ColumnMap, *, numeric: Sequence[str], slices: Sequence[str]) -> None:
+    taken = {*COLUMNS, *(SLICE_PREFIX + name for name in slices)}
+    for name in (each for each in numeric if each in taken):
+        raise DataError("data.numeric", f"'{name}' is the name of a column that every example has", "Rename it.")
+    if columns.text in slices:
+        what = f"'{columns.text}' is the column of the text, and hardly two documents share one"
+        raise DataError("evaluation.slices", what, "Name another column.")
 
 
 def _measured(part: Part, *, reading: Reading) -> TableFile:

@@ -144,9 +144,13 @@ def fold_report(
     groups: Groups | None = None,
     families: Numbers | None = None,
     stratify: bool = True,
+    first: int = 0,
 ) -> SplitReport:
-    """Sizes and shares of folds, named `fold 0` and so on, and notes on what the blocks and classes did not allow."""
-    ratios = {f"fold {number}": 1 / folds for number in range(folds)}
+    """Sizes and shares of folds, named `fold 0` and so on, and notes on what the blocks and classes did not allow.
+
+    `first` is what the first fold is called.
+    """
+    ratios = {f"fold {first + number}": 1 / folds for number in range(folds)}
     classes = RowLabels.of(labels)
     block_of_row = blocks_of(len(assigned), groups=groups, families=families)
     report = _report(assigned, ratios, block_of_row=block_of_row, stratify=stratify)
@@ -154,11 +158,10 @@ def fold_report(
     for column, name in enumerate(classes.names):
         holders = np.flatnonzero(held[:, column])
         if len(holders) == 1:
-            report["notes"].append(
-                f"warning: only fold {holders[0]} has rows of class '{name}'; nothing teaches it when that is held out"
-            )
+            only = f"only fold {first + holders[0]} has rows of class '{name}'"
+            report["notes"].append(f"warning: {only}; nothing teaches it when that is held out")
         elif len(holders) < folds:
-            missing = listed(np.flatnonzero(~held[:, column]))
+            missing = listed(first + np.flatnonzero(~held[:, column]))
             report["notes"].append(f"warning: class '{name}' has no row in fold {missing}")
     return report
 

@@ -31,6 +31,7 @@ SIGNATURES = {b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF8
               b"PK\x03\x04": "a zip archive or an Excel workbook", b"\x1f\x8b": "a gzip archive",
               b"\xd0\xcf\x11\xe0": "an old Excel or Word file", b"SQLite format 3": "an SQLite database",
               b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file", b"\x89HDF": "an HDF5 file"}  # fmt: skip
+KEYS_OF_ROLES = {"numeric": "data.numeric", "slice": "evaluation.slices"}  # of the others: data.columns.ROLE
 
 Record = Mapping[str, object]
 Positioned = Iterator[tuple[int, Record]]
@@ -60,11 +61,11 @@ def check_signature(file: TableFile) -> None:
 def check_columns(found: Sequence[str], *, name: str, roles: Mapping[str, str], problems: Collector) -> bool:
     """Whether every column of `roles` is in `found` once; each that is not becomes a problem.
 
-    A role is a key of data.columns, or `numeric` and the column.
+    A role is a key of data.columns, or `numeric` or `slice` and the column.
     """
     wrong = {role: column for role, column in roles.items() if found.count(column) != 1}
     for role, column in wrong.items():
-        key = "data.numeric" if role.startswith("numeric") else f"data.columns.{role}"
+        key = KEYS_OF_ROLES.get(role.partition(" ")[0], f"data.columns.{role}")
         if column in found:
             problems.add(name, f"column '{column}' appears twice", "Rename or remove one of them.")
             continue

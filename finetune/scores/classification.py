@@ -63,20 +63,25 @@ class Scores:
 
 
 def score_classification(
-    references: np.ndarray, probabilities: np.ndarray, *, label_names: Sequence[str], multi_label: bool = False
+    references: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    label_names: Sequence[str],
+    multi_label: bool = False,
+    thresholds: np.ndarray | None = None,
 ) -> Scores:
     """All of METRIC_NAMES for n documents and C classes.
 
     references: (n,) class numbers, or (n, C) of 0 and 1 when multi_label.
     probabilities: (n, C), rows summing to 1 unless multi_label. The prediction is the most probable class (the first
-    of equals), or every class of at least 0.5.
+    of equals), or every class of at least 0.5, or of at least its own of `thresholds` (C,).
     accuracy is the share of documents that are right in every class; roc_auc the mean over classes of one against
     the rest (two classes: the second is the positive one); matthews Gorodkin's coefficient, for multi-label over all
     decisions; log_loss in nats, for multi-label the mean over documents and classes.
     Raises ValueError for probabilities that are not finite or none at all, for labels out of range, and for n = 0.
     """
     probabilities = checked_probabilities(probabilities, classes=len(label_names), multi_label=multi_label)
-    predictions = predicted_labels(probabilities, multi_label=multi_label)
+    predictions = predicted_labels(probabilities, multi_label=multi_label, thresholds=thresholds)
     scores = score_predictions(references, predictions, label_names=label_names, multi_label=multi_label)
     truth = _indicators(np.asarray(references), classes=len(label_names), multi_label=multi_label).toarray() > 0
     values, notes = dict(scores.values), dict(scores.notes)
@@ -120,10 +125,16 @@ def score_predictions(
     )
 
 
-def predicted_labels(probabilities: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
-    """(n, C) probabilities -> (n,) most probable classes, or (n, C) of 0 and 1 (at least 0.5) when multi_label."""
+def predicted_labels(
+    probabilities: np.ndarray, *, multi_label: bool = False, thresholds: np.ndarray | None = None
+) -> np.ndarray:
+    """(n, C) probabilities -> (n,) most probable classes, or (n, C) of 0 and 1 when multi_label.
+
+    A label of several is predicted from 0.5 on, or from its own of `thresholds` (C,); they mean nothing to a single
+    label.
+    """
     if multi_label:
-        return (probabilities >= 0.5).astype(np.int64)
+        return (probabilities >= (0.5 if thresholds is None else thresholds)).astype(np.int64)
     most_probable: np.ndarray = probabilities.argmax(axis=1)
     return most_probable
 

@@ -42,8 +42,14 @@ class Task(Protocol):
     def merge(self, logits: Floats, owner: npt.NDArray[np.int64], *, documents: int) -> Floats:
         """Window logits (w, c) of documents `owner` (w,) -> document probabilities (d, c)."""
 
-    def decide(self, probabilities: Floats) -> list[Any]:
-        """Document probabilities (d, c) -> predictions in the words of the data file."""
+    def log_losses(self, probabilities: Floats, targets: torch.Tensor) -> Floats:
+        """What document probabilities (d, c) lose against the targets of the documents (d, ...), in nats (d,)."""
+
+    def decide(self, probabilities: Floats, *, thresholds: Floats | None = None) -> list[Any]:
+        """Document probabilities (d, c) -> predictions in the words of the data file.
+
+        Where a document may have several labels, each is predicted from its own of `thresholds` (c,) on, or from 0.5.
+        """
 
 
 def probabilities_of(task: Task, logits: Floats) -> Floats:

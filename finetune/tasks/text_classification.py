@@ -17,9 +17,9 @@ import torch.nn.functional as F
 
 from finetune.data.labels import LabelMap
 from finetune.data.windows import Aggregate, merge_windows
+from finetune.scores.calibration import log_losses
+from finetune.scores.classification import predicted_labels
 from finetune.tasks.base import Floats, probabilities_of
-
-THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,15 @@ class TextClassification:
         merged = merge_windows(probabilities_of(self, logits), owner, documents=documents, how=self.aggregate)
         return merged if self.multi_label else merged / merged.sum(axis=1, keepdims=True)
 
-    def decide(self, probabilities: Floats) -> list[Any]:
+    def log_losses(self, probabilities: Floats, targets: torch.Tensor) -> Floats:
+        return log_losses(targets.numpy(), probabilities, multi_label=self.multi_label)
+
+    def decide(self, probabilities: Floats, *, thresholds: Floats | None = None) -> list[Any]:
         names = self.labels.names
+        chosen = predicted_labels(probabilities, multi_label=self.multi_label, thresholds=thresholds)
         if self.multi_label:
-            return [[names[i] for i in np.flatnonzero(row >= THRESHOLD)] for row in probabilities]
-        return [names[i] for i in probabilities.argmax(axis=1)]
+            return [[names[i] for i in np.flatnonzero(row)] for row in chosen]
+        return [names[i] for i in chosen]
 
 
 def balanced_weights(encoded: Sequence[Any], labels: LabelMap) -> tuple[float, ...]:

@@ -6,8 +6,8 @@ put back in order, so row i of the result is document i.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from finetune.data.windows import Ints, deciding_windows, merge_windows
+from finetune.scores.calibration import TemperatureLosses
 from finetune.tasks.base import Floats, Task, probabilities_of
 from finetune.training.batches import (
     MICRO_BATCH_TOKENS,
@@ -32,20 +33,21 @@ class DocumentPredictions:
     """probabilities (documents, classes) and, where labels were given, losses (documents,): means over windows.
 
     windows (documents,) are their numbers of windows, and deciding (documents,) the number, from 0, of the window that
-    is surest of the document's most probable label.
+    is surest of the document's most probable label. Of a model that holds a temperature, uncalibrated (documents,
+    classes) are the probabilities without it.
     """
 
     probabilities: Floats
     losses: Floats | None
     windows: Ints
     deciding: Ints
+    uncalibrated: Floats | None = field(default=None, kw_only=True)
 
     @property
     def loss(self) -> float | None:
         return None if self.losses is None else float(self.losses.mean())
 
 
-@torch.no_grad()
 def predict_documents(
     model: torch.nn.Module,
     windows: Sequence[list[list[int]]],
@@ -54,30 +56,45 @@ def predict_documents(
     pad_id: int,
     budget_tokens: int | None = None,
     labels: Sequence[Any] | None = None,
+    temperature: float = 1.0,
     on_documents: Callable[[int], None] = lambda count: None,
 ) -> DocumentPredictions:
     """Predict documents given as lists of windows, none of them without a window.
 
+    `temperature` is what the logits have been divided by already; where it is not 1, `uncalibrated` is filled.
     `on_documents` hears how many documents each finished chunk had, and may raise.
     """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.train(False)
-    parts: list[DocumentPredictions] = []
-    try:
-        for start in range(0, len(windows), DOCUMENTS_AT_A_TIME):
-            chunk = windows[start : start + DOCUMENTS_AT_A_TIME]
-            some_labels = None if labels is None else labels[start : start + DOCUMENTS_AT_A_TIME]
-            parts.append(
-                _predict_chunk(
-                    model, chunk, some_labels, task=task, pad_id=pad_id, budget_tokens=budget_tokens, device=device
-                )
-            )
-            on_documents(len(chunk))
-    finally:
-        model.train(was_training)
+    chunks = _chunks(
+        model, windows, labels, task=task, pad_id=pad_id, budget_tokens=budget_tokens, on_documents=on_documents
+    )
+    parts = [_predictions(chunk, task=task, temperature=temperature) for chunk in chunks]
     # The share of a process may be empty.
-    return _joined(parts) if parts else _nothing(labelled=labels is not None)
+    return _joined(parts) if parts else _nothing(labelled=labels is not None, calibrated=temperature != 1.0)
+
+
+def losses_by_temperature(
+    model: torch.nn.Module,
+    windows: Sequence[list[list[int]]],
+    labels: Sequence[Any],
+    *,
+    task: Task,
+    pad_id: int,
+    budget_tokens: int | None = None,
+    on_documents: Callable[[int], None] = lambda count: None,
+) -> TemperatureLosses:
+    """What the documents lose under each temperature of a grid: their log loss after the windows are merged."""
+    losses = TemperatureLosses.none_yet()
+    for chunk in _chunks(
+        model, windows, labels, task=task, pad_id=pad_id, budget_tokens=budget_tokens, on_documents=on_documents
+    ):
+        assert chunk.targets is not None
+        merged = (
+            task.merge(chunk.logits / temperature, chunk.owner, documents=len(chunk.counts))
+            for temperature in losses.temperatures
+        )
+        by_temperature = [task.log_losses(probabilities, chunk.targets) for probabilities in merged]
+        losses = losses.plus(np.stack(by_temperature, axis=1))
+    return losses
 
 
 @torch.no_grad()
@@ -146,22 +163,31 @@ def gathered(part: DocumentPredictions, *, documents: int, processes: int) -> Do
         None if whole.losses is None else whole.losses[back],
         whole.windows[back],
         whole.deciding[back],
+        uncalibrated=None if whole.uncalibrated is None else whole.uncalibrated[back],
     )
 
 
 def _joined(parts: Sequence[DocumentPredictions]) -> DocumentPredictions:
     losses = [part.losses for part in parts if part.losses is not None]
+    uncalibrated = [part.uncalibrated for part in parts if part.uncalibrated is not None]
     return DocumentPredictions(
         probabilities=np.concatenate([part.probabilities for part in parts]),
         losses=np.concatenate(losses) if losses else None,
         windows=np.concatenate([part.windows for part in parts]),
         deciding=np.concatenate([part.deciding for part in parts]),
+        uncalibrated=np.concatenate(uncalibrated) if uncalibrated else None,
     )
 
 
-def _nothing(*, labelled: bool) -> DocumentPredictions:
-    none = np.zeros(0, dtype=np.int64)
-    return DocumentPredictions(np.zeros((0, 0)), np.zeros(0) if labelled else None, windows=none, deciding=none)
+def _nothing(*, labelled: bool, calibrated: bool) -> DocumentPredictions:
+    none, no_rows = np.zeros(0, dtype=np.int64), np.zeros((0, 0))
+    return DocumentPredictions(
+        no_rows,
+        np.zeros(0) if labelled else None,
+        windows=none,
+        deciding=none,
+        uncalibrated=no_rows if calibrated else None,
+    )
 
 
 def _groups(windows: Sequence[Sequence[int]], *, budget_tokens: int | None, device: torch.device) -> list[list[int]]:
@@ -173,35 +199,69 @@ def _groups(windows: Sequence[Sequence[int]], *, budget_tokens: int | None, devi
     )
 
 
-def _predict_chunk(
+@dataclass(frozen=True)
+class _Chunk:
+    """Logits of windows (w, c), the document of each (w,), and of the documents their windows (d,) and targets."""
+
+    logits: Floats
+    owner: Ints
+    counts: Ints
+    targets: torch.Tensor | None
+
+
+@torch.no_grad()
+def _chunks(
     model: torch.nn.Module,
-    documents: Sequence[list[list[int]]],
+    windows: Sequence[list[list[int]]],
     labels: Sequence[Any] | None,
     *,
     task: Task,
     pad_id: int,
     budget_tokens: int | None,
-    device: torch.device,
-) -> DocumentPredictions:
-    flat = [window for document in documents for window in document]
-    counts = np.array([len(document) for document in documents])
-    owner = np.repeat(np.arange(len(documents)), counts)
-    targets = None if labels is None else task.targets(labels)[torch.from_numpy(owner)]
+    on_documents: Callable[[int], None],
+) -> Iterator[_Chunk]:
+    was_training = model.training
+    model.train(False)
+    try:
+        for start in range(0, len(windows), DOCUMENTS_AT_A_TIME):
+            documents = windows[start : start + DOCUMENTS_AT_A_TIME]
+            some = None if labels is None else task.targets(labels[start : start + DOCUMENTS_AT_A_TIME])
+            counts = np.array([len(document) for document in documents])
+            flat = [window for document in documents for window in document]
+            logits = _window_logits(model, flat, pad_id=pad_id, budget_tokens=budget_tokens)
+            yield _Chunk(logits, np.repeat(np.arange(len(documents)), counts), counts, some)
+            on_documents(len(documents))
+    finally:
+        model.train(was_training)
+
+
+def _window_logits(
+    model: torch.nn.Module, windows: Sequence[list[int]], *, pad_id: int, budget_tokens: int | None
+) -> Floats:
+    """(windows, classes), in the order of `windows`."""
+    device = next(model.parameters()).device
     logits: Floats | None = None
-    losses = np.zeros(len(flat))
-    for group in _groups(flat, budget_tokens=budget_tokens, device=device):
-        batch = pad_windows([flat[index] for index in group], pad_id=pad_id)
+    for group in _groups(windows, budget_tokens=budget_tokens, device=device):
+        batch = pad_windows([windows[index] for index in group], pad_id=pad_id)
         values = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float()
         if logits is None:
-            logits = np.zeros((len(flat), values.shape[1]))
+            logits = np.zeros((len(windows), values.shape[1]))
         logits[group] = values.double().cpu().numpy()
-        if targets is not None:
-            losses[group] = task.evaluation_losses(values, targets[group].to(device)).double().cpu().numpy()
     assert logits is not None
-    merged = task.merge(logits, owner, documents=len(documents))
+    return logits
+
+
+def _predictions(chunk: _Chunk, *, task: Task, temperature: float) -> DocumentPredictions:
+    logits, owner, documents = chunk.logits, chunk.owner, len(chunk.counts)
+    merged = task.merge(logits, owner, documents=documents)
+    losses: Floats | None = None
+    if chunk.targets is not None:
+        by_window = task.evaluation_losses(torch.from_numpy(logits), chunk.targets[torch.from_numpy(owner)])
+        losses = np.bincount(owner, weights=by_window.numpy(), minlength=documents) / chunk.counts
     return DocumentPredictions(
         probabilities=merged,
-        losses=None if labels is None else np.bincount(owner, weights=losses, minlength=len(documents)) / counts,
-        windows=counts,
+        losses=losses,
+        windows=chunk.counts,
         deciding=deciding_windows(probabilities_of(task, logits), owner, merged=merged),
+        uncalibrated=None if temperature == 1.0 else task.merge(logits * temperature, owner, documents=documents),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -17,13 +17,19 @@ from finetune.training.inference import DocumentPredictions
 from finetune.training.stopping import StopRequest
 
 ScoreDocuments = Callable[[DocumentPredictions], Mapping[str, float | None]]
+OnEvaluation = Callable[[float, Mapping[str, float]], None]
+
+
+class Pruned(Exception):
+    """Raised by a listener to evaluations that has seen enough: the training ends there, and nothing is wrong."""
 
 
 @dataclass(frozen=True)
 class FitPlan:
     """Everything a fit needs. The test split is not among it, and never is.
 
-    `score_validation` turns predictions of the validation documents into named scores.
+    `score_validation` turns predictions of the validation documents into named scores. `on_evaluation` is told the
+    epoch and the scores that are defined after each evaluation, by the writing process, and may raise Pruned.
     """
 
     task: Task
@@ -42,6 +48,7 @@ class FitPlan:
     stop: StopRequest
     progress: Progress
     save_model: Callable[[PreTrainedModel, Path], None]
+    on_evaluation: OnEvaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class FitResult:
     best_epoch: float | None
     best_step: int | None
     steps: int
-    padding_share: float | None
-    tokens: int
-    micro_batches: str
-    notes: list[str]
+    padding_share: float | None = None
+    tokens: int = 0
+    micro_batches: str = "by length"
+    notes: list[str] = field(default_factory=list)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ from finetune.training.checkpoints import (
     seal_fault,
     sealed_names,
 )
-from finetune.training.plan import FitPlan
+from finetune.training.plan import FitPlan, Pruned
 
 
 class SealedTrainer(Trainer):
@@ -154,6 +155,19 @@ class SealedTrainer(Trainer):
             if self.saved != Standing(self.state.global_step, evaluation_due=self.evaluation_due()).name:
                 self.save_sealed()
             raise self.plan.stop.error(saved=f"{self.saved} is saved")
+
+    def tell_evaluation(self, scores: Mapping[str, float]) -> None:
+        """Tell the plan's listener, if it has one; when that has seen enough, all processes leave together."""
+        if self.plan.on_evaluation is None:
+            return
+        enough = False
+        if self.args.process_index == 0:
+            try:
+                self.plan.on_evaluation(float(self.state.epoch or 0.0), scores)
+            except Pruned:
+                enough = True
+        if self._any_process(enough):
+            raise Pruned(f"after epoch {self.state.epoch:g}")
 
     def _any_process(self, flag: bool) -> bool:
         if self.args.world_size == 1:

@@ -211,6 +211,7 @@ class DocumentTrainer(SealedTrainer):
         metrics = {f"{metric_key_prefix}_{name}": math.nan if v is None else float(v) for name, v in scores.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.tell_evaluation({name: float(value) for name, value in scores.items() if value is not None})
         return metrics
 
     def predict_validation(self) -> DocumentPredictions:
@@ -300,7 +301,8 @@ def _without_bars_of_transformers() -> Iterator[None]:
 def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = None) -> FitResult:
     """Train, evaluating and saving as the settings say; leaves the best weights in `model`.
 
-    Raises Stopped (saved and resumable), TrainingFailed (not finite), EnvironmentFault (disk full).
+    Raises Stopped (saved and resumable), TrainingFailed (not finite), EnvironmentFault (disk full), and Pruned when
+    the plan's listener does.
     """
     arguments = training_arguments(
         plan.settings, folder=plan.checkpoints, seed=plan.seed, greater_is_better=plan.greater_is_better
@@ -309,6 +311,8 @@ def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = No
     trainer.resumed = resume
     with plan.stop.saving_first(), contextlib.closing(trainer.follower), _without_bars_of_transformers():
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume is not None else None)
+    # accelerate leaves bf16 and fp16 arithmetic on the model; what is saved is used, and calibrated, without it.
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     state = trainer.state
     notes = []
     if trainer.whole_batches:

@@ -1,0 +1,108 @@
+"""The screen of a comparison: which run is better, if that can be told, then the scores and the paired tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune.data.text_steps import visible
+from finetune.progress import WARNING
+from finetune.report.many_sentences import comparison_sentences
+from finetune.report.sentences import coverages, difference_text, score_text
+from finetune.selection.compare import ChangedSides, Comparison
+from finetune.summary import table
+
+HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "roc_auc", "log_loss")
+MOST_LABELS = 10
+
+
+def render_comparison(comparison: Comparison, folder: Path) -> str:
+    """The whole screen as text."""
+    units = f" in {comparison.groups:,} groups" if comparison.groups is not None else ""
+    parts = [
+        _shown(comparison_sentences(comparison)[0]),
+        f"{comparison.documents:,} test documents{units}. In brackets: 95 % intervals.",
+        _scores(comparison),
+        _tests(comparison),
+        *(_changed(changed) for changed in comparison.changed),
+        "\n".join(_note(note) for note in (*_approximate(comparison), *comparison.notes)),
+        f"Comparison folder: {folder}",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _scores(comparison: Comparison) -> str:
+    """A row for each run, a column for each headline score with its interval; the tested score is always among them."""
+    tested = comparison.tests[0].test.metric
+    shown = [*HEADLINES] if tested in HEADLINES else [tested, *HEADLINES]
+    rows = [
+        [
+            visible(run.name),
+            *(score_text(run.scores.get(name)) for name in shown),
+            "n/a" if run.best_epoch is None else f"{run.best_epoch:g}",
+            str(run.seed),
+        ]
+        for run in comparison.runs
+    ]
+    return table(["", *shown, "best epoch", "seed"], rows)
+
+
+def _tests(comparison: Comparison) -> str:
+    tests = [pair.test for pair in comparison.tests]
+    with_holm = any(test.p_holm is not None for test in tests)
+    header = [f"difference in {tests[0].metric}", "95 % interval", "p", "p (Holm)", "p (McNemar)", "better"]
+    rows = []
+    for pair in comparison.tests:
+        test = pair.test
+        difference, _, interval = difference_text(test).partition(" ")
+        cells = [
+            f"{visible(pair.first)} - {visible(pair.second)}: {difference}",
+            interval or "none",
+            _number_of_p(test.p),
+            _number_of_p(test.p_holm),
+            _number_of_p(test.p_mcnemar),
+            "yes" if test.better else "cannot be told",
+        ]
+        rows.append(cells if with_holm else [cell for column, cell in enumerate(cells) if column != 3])
+    return table(header if with_holm else [*header[:3], *header[4:]], rows)
+
+
+def _changed(changed: ChangedSides) -> str:
+    """Counts, and the labels on which most documents changed sides."""
+    first, second = visible(changed.first), visible(changed.second)
+    text = (
+        f"{first} and {second}: both right {changed.both_right:,}, both wrong {changed.both_wrong:,}, "
+        f"only {first} right {changed.only_first_right:,}, only {second} right {changed.only_second_right:,}."
+    )
+    rows = sorted(changed.by_label, key=lambda row: -(row.only_first_right + row.only_second_right))
+    if not rows:
+        return text
+    hidden = len(rows) - MOST_LABELS
+    shown = [[visible(row.label), str(row.only_first_right), str(row.only_second_right)] for row in rows[:MOST_LABELS]]
+    more = f"\n({hidden} more labels in comparison.json)" if hidden > 0 else ""
+    return f"{text}\n\n{table(['label', f'only {first} right', f'only {second} right'], shown)}{more}"
+
+
+def _approximate(comparison: Comparison) -> list[str]:
+    """What the mark ~ means here."""
+    found = coverages((name, score) for run in comparison.runs for name, score in run.scores.items())
+    shares = sorted({found[name] for name in HEADLINES if name in found})
+    if not shares:
+        return []
+    span = f"{shares[0]}" if len(shares) == 1 else f"{shares[0]} to {shares[-1]}"
+    return [f"~ marks an approximate interval: in simulations of so little data {span} % contained the truth"]
+
+
+def _note(text: str) -> str:
+    warning = text.removeprefix(WARNING)
+    return _shown(f"Warning: {warning}" if warning != text else f"Note: {text}")
+
+
+def _shown(text: str) -> str:
+    """A sentence in full; a name in it cannot steer the terminal."""
+    return visible(text, most_characters=len(text))
+
+
+def _number_of_p(p: float | None) -> str:
+    if p is None:
+        return "none"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,168 @@
+"""What a model card is made from, and what of it the Hub reads: the front matter of README.md.
+
+Names come from the data; huggingface_hub writes the YAML, so that no name can break it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetune.data.parts import FILE_EXTENSION, HUB_ID
+from finetune.data.text_steps import visible
+from finetune.report.run_page import Story
+from finetune.report.sentences import shown_split
+from finetune.run_files import Score, Scores, SplitScores
+from finetune.runs import MODEL_SETTINGS, Json, Run
+from finetune.yaml_text import read_yaml
+
+# Our name -> the metric's id on the Hub, its name for people, and the arguments that tell it from its sisters.
+HUB_METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
+    "accuracy": ("accuracy", "Accuracy", None),
+    "f1_macro": ("f1", "F1 (macro)", {"average": "macro"}),
+    "f1_micro": ("f1", "F1 (micro)", {"average": "micro"}),
+    "f1_weighted": ("f1", "F1 (weighted)", {"average": "weighted"}),
+    "precision_macro": ("precision", "Precision (macro)", {"average": "macro"}),
+    "recall_macro": ("recall", "Recall (macro)", {"average": "macro"}),
+    "matthews": ("matthews_correlation", "Matthews correlation", None),
+    "roc_auc": ("roc_auc", "ROC AUC", None),
+    "log_loss": ("log_loss", "Log loss", None),
+}
+TASK_NAMES = {"text-classification": "Text classification"}
+# What is known for certain, and nothing is guessed from texts.
+LANGUAGE_OF_CORPUS = {"builtin:python-docs": "en"}
+Which = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the card is made from: `scores.splits` are those of the weights beside it."""
+
+    name: str
+    which: Which
+    story: Story
+    scores: Scores
+    recipe: Mapping[str, Any]
+    model: Mapping[str, Any]
+    is_chosen: bool
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        found = self.recipe.get(name)
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def split(self) -> str:
+        return shown_split(self.scores)
+
+    @property
+    def shown(self) -> SplitScores:
+        return self.scores.splits[self.split]
+
+
+def read_card(run: Run, which: Which) -> Card:
+    story = Story.read(run)
+    scores, weights = story.scores, story.scores.weights
+    # The last epoch may be the best one; then calibration alone can tell the two folders apart.
+    same = which == "best" or (bool(weights) and weights.get("best") == weights.get("last"))
+    if not same:
+        # The paired tests were made with the chosen weights.
+        changes = {"splits": scores.last, "baseline_tests": {}, "beats_baselines": None}
+        scores = scores.model_copy(update=changes)
+    return Card(
+        name=run.folder.absolute().name,
+        which=which,
+        story=story,
+        scores=scores,
+        recipe=read_yaml(story.recipe, name="recipe.yaml").values if story.recipe else {},
+        model=_settings_of(run, which),
+        is_chosen=same,
+    )
+
+
+def _settings_of(run: Run, which: Which) -> Json:
+    path = run.folder / which / MODEL_SETTINGS
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def front_matter(card: Card) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type=card.story.info.task,
+            task_name=TASK_NAMES.get(card.story.info.task, card.story.info.task),
+            dataset_type=_dataset_type(card),
+            dataset_name=_dataset_name(card),
+            dataset_split="test",
+            metric_type=hub,
+            metric_name=name,
+            metric_args=arguments,
+            metric_value=round(value, 6),
+        )
+        for metric, (hub, name, arguments) in HUB_METRICS.items()
+        if card.split == "test" and (value := _value(card.shown.scores.get(metric))) is not None
+    ]
+    data = ModelCardData(
+        language=_language(card),
+        library_name="transformers",
+        pipeline_tag=card.story.info.task,
+        tags=["finetune", card.story.info.task],
+        base_model=base_model(card),
+        datasets=_hub_datasets(card) or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=visible(card.name),
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def base_model(card: Card) -> str | None:
+    """The name on the Hub; None for a folder and for a model from scratch."""
+    name, origin = card.section("model").get("name"), card.story.info.model_origin or ""
+    came_from_hub = origin.startswith(("hub", "package "))
+    return str(name) if came_from_hub and isinstance(name, str) else None
+
+
+def _source_names(card: Card) -> list[str]:
+    """Every source of the recipe, in order."""
+    source = card.section("data").get("source")
+    given = list(source.values()) if isinstance(source, dict) else [source]
+    return [str(name) for each in given for name in (each if isinstance(each, list) else [each]) if name is not None]
+
+
+def _hub_datasets(card: Card) -> list[str]:
+    """The sources that are datasets of the Hub: such a name is kept as it is, while that of a file is made relative."""
+    names = [name for name in _source_names(card) if HUB_ID.fullmatch(name) and not FILE_EXTENSION.search(name)]
+    return list(dict.fromkeys(name for name in names if not (card.story.folder / name.split("/")[0]).exists()))
+
+
+def _dataset_type(card: Card) -> str:
+    """The id on the Hub, the name of a built-in corpus, or `custom`."""
+    names, hub = list(dict.fromkeys(_source_names(card))), _hub_datasets(card)
+    if len(names) != 1:
+        return "custom"
+    return names[0] if hub else names[0].removeprefix("builtin:") if names[0].startswith("builtin:") else "custom"
+
+
+def _dataset_name(card: Card) -> str:
+    if (kind := _dataset_type(card)) != "custom":
+        return kind
+    files = [file_name(each.get("name")) for each in card.story.data.get("files", [])]
+    return (", ".join(files[:3]) + (", ..." if len(files) > 3 else "")) or "custom data"
+
+
+def file_name(name: object) -> str:
+    """A name without its folders, which may say whose machine it was."""
+    return visible(str(name).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
+
+
+def _language(card: Card) -> str | None:
+    found = {LANGUAGE_OF_CORPUS.get(name) for name in _source_names(card)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _value(score: Score | None) -> float | None:
+    return score.value if score is not None else None

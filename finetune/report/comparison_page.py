@@ -1,0 +1,168 @@
+"""The page of a comparison: finished runs side by side on the same test documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from finetune.report.many_sentences import comparison_outcome, comparison_sentences
+from finetune.report.page import Child, Markup, joined, tag
+from finetune.report.parts import (
+    HEADLINES,
+    Column,
+    approximate_note,
+    count,
+    difference_cell,
+    foot,
+    label,
+    linked,
+    many_page,
+    metric_heading,
+    notes,
+    score_cell,
+    strip_column,
+    table,
+)
+from finetune.report.sentences import number, p_text
+from finetune.report.strings import Language, Words
+from finetune.selection.compare import ChangedSides, ComparedPair, ComparedRun, Comparison
+
+MOST_CHANGED = 30
+
+
+def render_comparison(comparison: Comparison, folder: Path, language: Language) -> str:
+    words = Words(language)
+    tested = comparison.tests[0].test.metric if comparison.tests else comparison.metric
+    ranked = _ranked(comparison)
+    return many_page(
+        folder,
+        comparison.kind,
+        [words("documents.test", n=f"{comparison.documents:,}")],
+        comparison_sentences(comparison, language),
+        comparison_outcome(comparison),
+        [_compared_runs(ranked, tested, comparison.metric, folder, words)],
+        [
+            ("tests", words("pairs"), _pairs(comparison.tests, tested, words)),
+            ("changed", words("changed.documents"), [_changed(each, words) for each in comparison.changed]),
+            ("scores", words("all_scores"), _run_scores(ranked, words)),
+            ("notes", words("notes"), [_left_out(comparison.left_out, words), notes(comparison.notes, words)]),
+        ],
+        words=words,
+    )
+
+
+def _ranked(comparison: Comparison) -> list[ComparedRun]:
+    """The runs by their score, the best first, as the tests have them."""
+    names = list(dict.fromkeys(name for pair in comparison.tests for name in (pair.first, pair.second)))
+    by_name = {run.name: run for run in comparison.runs}
+    return [by_name[name] for name in names if name in by_name] or comparison.runs
+
+
+def _compared_runs(
+    runs: Sequence[ComparedRun], tested: str, metric: str, folder: Path, words: Words
+) -> list[Child]:  # fmt: skip
+    metrics = [name for name in dict.fromkeys([tested, metric, *HEADLINES]) if any(name in run.scores for run in runs)]
+    axis, strips = strip_column([run.scores.get(tested) for run in runs], ours={0})
+    rows: list[list[Child]] = [
+        [
+            linked(run.name, run.folder, folder),
+            score_cell(run.scores.get(tested)),
+            drawn,
+            *(score_cell(run.scores.get(name)) for name in metrics[1:]),
+            run.model_origin or "",
+            str(run.seed),
+            count(run.test_openings),
+        ]
+        for run, drawn in zip(runs, strips, strict=True)
+    ]
+    columns = [
+        Column(words("run")), Column(metric_heading(tested)), Column(axis, "plot"),
+        *(Column(metric_heading(name)) for name in metrics[1:]),
+        Column(words("model"), "t"), Column(words("seed")), Column(words("opened")),
+    ]  # fmt: skip
+    shown = [(name, score) for run in runs for name in metrics if (score := run.scores.get(name)) is not None]
+    return [
+        table(words("caption.test"), columns, rows, classes="wide headline", ours=0),
+        approximate_note(shown, words),
+        foot(words("note.intervals")),
+    ]
+
+
+def _pairs(pairs: Sequence[ComparedPair], tested: str, words: Words) -> list[Child]:
+    rows: list[list[Child]] = [
+        [
+            [label(pair.first), " − ", label(pair.second)],
+            number(pair.test.first),
+            number(pair.test.second),
+            difference_cell(pair.test),
+            p_text(pair.test.p),
+            p_text(pair.test.p_holm) if pair.test.p_holm is not None else "",
+            p_text(pair.test.p_mcnemar) if pair.test.p_mcnemar is not None else "",
+            pair.test.only_first_right,
+            pair.test.only_second_right,
+            words("better" if pair.test.better else "not_better"),
+        ]
+        for pair in pairs
+    ]
+    names = ("runs", "first", "second", "difference", "randomisation", "holm", None, "only_first", "only_second")
+    columns = [Column(words(name) if name else "McNemar") for name in names]
+    made = table(words("paired.caption", metric=tested), [*columns, Column(words("result"))], rows, classes="headline")
+    return [made, foot(words("paired.about"))] if made else []
+
+
+def _changed(sides: ChangedSides, words: Words) -> Markup:
+    """How many documents only one of two runs gets right, and which."""
+    counts = table(
+        None,
+        [Column(""), Column(words("documents"))],
+        [
+            [words("changed.both"), sides.both_right],
+            [words("changed.only", name=label(sides.first)), sides.only_first_right],
+            [words("changed.only", name=label(sides.second)), sides.only_second_right],
+            [words("changed.neither"), sides.both_wrong],
+        ],
+    )
+    labels = table(
+        words("changed.labels"),
+        [Column(words("label")), Column(words("only_first")), Column(words("only_second"))],
+        [[label(each.label), each.only_first_right, each.only_second_right] for each in sides.by_label],
+    )
+    shown = sides.documents[:MOST_CHANGED]
+    documents = table(
+        words("changed.documents"),
+        [Column(words(name), "t") for name in ("id", "group", "reference")]
+        + [Column(label(sides.first), "t"), Column(label(sides.second), "t")],
+        [
+            [
+                label(each.id),
+                label(each.group or ""),
+                label(each.reference),
+                *_said(each.first, each.second, each.right),
+            ]
+            for each in shown
+        ],
+    )
+    hidden = sides.only_first_right + sides.only_second_right - len(shown)
+    return joined(
+        tag("h3", words("changed", first=label(sides.first), second=label(sides.second))),
+        [counts, labels, documents],
+        foot(words("changed.hidden", n=f"{hidden:,}")) if hidden > 0 else None,
+    )
+
+
+def _said(first: object, second: object, right: str) -> list[Child]:
+    styles = ("right-label", "wrong") if right == "first" else ("wrong", "right-label")
+    return [tag("span", label(text), class_=style) for text, style in zip((first, second), styles, strict=True)]
+
+
+def _run_scores(runs: Sequence[ComparedRun], words: Words) -> list[Child]:
+    metrics = list(dict.fromkeys(name for run in runs for name in run.scores))
+    rows: list[list[Child]] = [
+        [metric_heading(name), *(score_cell(run.scores.get(name)) for run in runs)] for name in metrics
+    ]
+    return [table(None, [Column(words("metric")), *(Column(label(run.name)) for run in runs)], rows)]
+
+
+def _left_out(left_out: Mapping[str, int], words: Words) -> Markup | None:
+    some = [f"{label(name)} {n:,}" for name, n in left_out.items() if n]
+    return tag("p", words("left_out", runs=words.listed(some))) if some else None

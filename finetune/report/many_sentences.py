@@ -1,0 +1,194 @@
+"""The verdict in two sentences for several runs: a comparison, a cross-validation, several seeds, a search."""
+
+from __future__ import annotations
+
+from finetune.report.sentences import (
+    Outcome,
+    difference_text,
+    named_test,
+    number,
+    p_of,
+    p_text,
+    score_text,
+)
+from finetune.report.strings import Language, Words
+from finetune.run_files import PairedTest, Score
+from finetune.scores.paired import compared_metric, greater_is_better
+from finetune.selection.compare import Comparison
+from finetune.selection.crossval import CrossValidation
+from finetune.selection.fold_scores import FoldsScore, RecipeResult
+from finetune.selection.search import SearchResult
+from finetune.selection.seeds import SeedStudy
+
+
+def comparison_sentences(comparison: Comparison, language: Language = "en") -> list[str]:
+    """Whether one run is better than the others, and what a reader must know of choosing it here."""
+    words = Words(language)
+    if not comparison.tests:
+        return [words("compare.none", metric=comparison.metric)]
+    best, against = best_run(comparison)
+    rival, test = next(iter(against.items()))
+    unshown = [named_test(name, each) for name, each in against.items() if not each.better]
+    ours = next(run.scores.get(test.metric) for run in comparison.runs if run.name == best)
+    values = {
+        "first": best,
+        "second": rival,
+        "metric": test.metric,
+        "ours": score_text(ours),
+        "theirs": number(test.second),
+        "test": words("difference_of", difference=difference_text(test), p=p_text(p_of(test))),
+    }
+    if len(comparison.runs) == 2:
+        sides = words(
+            "compare.sides",
+            documents=f"{comparison.documents:,}",
+            only_first=f"{test.only_first_right:,}",
+            only_second=f"{test.only_second_right:,}",
+            first=best,
+            second=rival,
+        )
+        return [words("compare.better" if test.better else "compare.chance", **values), sides]
+    key = "compare.some" if unshown else "compare.best"
+    return [words(key, others=words.listed(unshown), **values), words("compare.winner", n=len(comparison.runs))]
+
+
+def crossval_sentences(result: CrossValidation, language: Language = "en") -> list[str]:
+    """The best recipe against the baselines, then the recipes against each other or the spread of the folds."""
+    words = Words(language)
+    best = next(recipe for recipe in result.recipes if recipe.name == result.best)
+    return [_folds_against_baselines(best, result, words), _among_recipes(best, result, words)]
+
+
+def seeds_sentences(study: SeedStudy, language: Language = "en") -> list[str]:
+    """How the seeds stand to the highest baseline, and what their deviation means."""
+    words, rival = Words(language), highest_baseline(study)
+    found = study.scores.get(study.metric)
+    values = [value for value in (found.values if found else []) if value is not None]
+    told = {
+        "n": len(study.runs),
+        "metric": study.metric,
+        "mean": _known(found.mean if found else None),
+        "deviation": _known(found.deviation if found else None),
+        "low": _known(min(values, default=None)),
+        "high": _known(max(values, default=None)),
+    }
+    if rival is None:
+        return [words("seeds.alone", **told), words("seeds.about")]
+    name, theirs = rival
+    told |= {"baseline": name, "theirs": number(theirs), "ahead": seeds_ahead(study)}
+    key = "seeds.ahead" if seeds_ahead(study) == len(study.runs) else "seeds.some"
+    return [words(key, **told), words("seeds.about")]
+
+
+def search_sentences(result: SearchResult, language: Language = "en") -> list[str]:
+    """The winner's validation value and test score, then its settings and what became of the other trials."""
+    words = Words(language)
+    value = next((trial.value for trial in result.trials if trial.number == result.winner), None)
+    states = [trial.status for trial in result.trials]
+    return [
+        words(
+            "search.winner",
+            winner=result.winner,
+            n=len(result.trials),
+            metric=result.metric,
+            value=_known(value),
+            test=score_text(result.test.get(result.metric)),
+        ),
+        words(
+            "search.settings",
+            overrides=words.listed(result.overrides),
+            complete=states.count("complete"),
+            pruned=states.count("pruned"),
+            failed=states.count("failed"),
+        ),
+    ]
+
+
+def best_run(comparison: Comparison) -> tuple[str, dict[str, PairedTest]]:
+    """The run with the best score, and its tests against each other one, the next best first."""
+    best = comparison.tests[0].first  # pairs are in the order of the scores
+    return best, {pair.second: pair.test for pair in comparison.tests if pair.first == best}
+
+
+def highest_baseline(study: SeedStudy) -> tuple[str, float] | None:
+    """The baseline with the best test score, and that score; a study has no one validation to name it by."""
+    metric = compared_metric(study.metric)
+    known = {name: value for name, scores in study.baselines.items() if (value := scores.get(metric)) is not None}
+    if not known:
+        return None
+    best = (max if greater_is_better(metric) else min)(known, key=lambda name: known[name])
+    return best, known[best]
+
+
+def seeds_ahead(study: SeedStudy) -> int:
+    """How many seeds have a better score than the highest baseline."""
+    rival, found = highest_baseline(study), study.scores.get(study.metric)
+    if rival is None or found is None:
+        return 0
+    sign = 1 if greater_is_better(study.metric) else -1
+    return sum(value is not None and sign * (value - rival[1]) > 0 for value in found.values)
+
+
+def crossval_outcome(result: CrossValidation) -> Outcome:
+    best = next(recipe for recipe in result.recipes if recipe.name == result.best)
+    return "open" if best.beats_baselines is None else "good" if best.beats_baselines else "bad"
+
+
+def comparison_outcome(comparison: Comparison) -> Outcome:
+    """Good where the best run is better than every other one."""
+    if not comparison.tests:
+        return "open"
+    return "good" if all(test.better for test in best_run(comparison)[1].values()) else "open"
+
+
+def seeds_outcome(study: SeedStudy) -> Outcome:
+    if highest_baseline(study) is None:
+        return "open"
+    return "good" if seeds_ahead(study) == len(study.runs) else "bad"
+
+
+def fold_score(found: FoldsScore | None, *, documents: int) -> Score:
+    """The mean of folds with its corrected interval, in the shape of any score."""
+    if found is None:
+        return Score(value=None, n=documents)
+    return Score(value=found.mean, low=found.low, high=found.high, n=documents, note=found.note)
+
+
+def _folds_against_baselines(best: RecipeResult, result: CrossValidation, words: Words) -> str:
+    tests = best.baseline_tests
+    metric = next((test.metric for test in tests.values()), result.metric)
+    told = {
+        "name": best.name,
+        "folds": result.folds * result.repeats,
+        "metric": metric,
+        "ours": score_text(fold_score(best.scores.get(metric), documents=result.documents)),
+    }
+    if not tests:
+        return words("cv.alone", **told)
+    if unshown := [named_test(name, test) for name, test in tests.items() if not test.better]:
+        return words("cv.not", others=words.listed(unshown), **told)
+    strongest = best.strongest_baseline if best.strongest_baseline in tests else next(iter(tests))
+    test = tests[strongest]
+    told |= {"baseline": strongest, "theirs": number(test.second), "difference": difference_text(test)}
+    return words("cv.beats", p=p_text(p_of(test)), **told)
+
+
+def _among_recipes(best: RecipeResult, result: CrossValidation, words: Words) -> str:
+    if len(result.recipes) > 1:
+        unshown = [named_test(name, test) for name, test in result.tests.items() if not test.better]
+        shown = [named_test(name, test) for name, test in result.tests.items() if test.better]
+        key = "cv.unclear" if unshown else "cv.best"
+        return words(key, n=len(result.recipes), name=best.name, others=words.listed(unshown or shown))
+    found = best.scores.get(result.metric)
+    values = [value for value in (found.values if found else []) if value is not None]
+    return words(
+        "cv.spread",
+        low=_known(min(values, default=None)),
+        high=_known(max(values, default=None)),
+        deviation=_known(found.deviation if found else None),
+        pooled=_known(found.pooled if found else None),
+    )
+
+
+def _known(value: float | None) -> str:
+    return "n/a" if value is None else number(value)

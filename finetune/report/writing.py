@@ -1,0 +1,94 @@
+"""report.html of any folder that `finetune` makes, and the model cards of a run.
+
+A folder is told by its JSON file. The same folder always gives the same bytes: a page says when the run was, never
+when it was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune.errors import CheckpointError
+from finetune.report.comparison_page import render_comparison
+from finetune.report.many_pages import render_crossval, render_search, render_seeds
+from finetune.report.run_page import render_run
+from finetune.report.strings import Language
+from finetune.runs import Run, write_text
+from finetune.selection.compare import Comparison
+from finetune.selection.crossval import CrossValidation
+from finetune.selection.search import SearchResult
+from finetune.selection.seeds import SeedStudy
+from finetune.yaml_text import read_yaml
+
+INSIDE = "*/**/run.json"  # the runs of a folder of many
+
+
+def write_report(folder: Path, language: Language | None = None) -> Path:
+    """Write report.html, of several runs also those of the finished runs inside; the path of the page.
+
+    `language` None is that of the recipe, for several runs of the first one inside. Raises CheckpointError for a folder
+    that is none of ours, or that is not finished.
+    """
+    if (folder / "run.json").is_file():
+        return _write_run(Run(folder), language)
+    for name, render in PAGES.items():
+        if (folder / name).is_file():
+            return _write_many(folder, render, language)
+    what = "is not there" if not folder.is_dir() else f"has none of run.json, {', '.join(PAGES)}"
+    raise CheckpointError(str(folder), what, "Name a finished run, comparison, cross-validation or search.")
+
+
+def _write_run(run: Run, language: Language | None) -> Path:
+    """The page and the cards; nothing is written before all of them could be made."""
+    page = render_run(run, language or _language_of(run))
+    for path, text in {**_cards(run), run.report: page}.items():
+        write_text(path, text)
+    return run.report
+
+
+def _cards(run: Run) -> dict[Path, str]:
+    """Cards by their paths: the run's own is that of best/. A run whose models were not kept has none."""
+    from finetune.report.model_card import render_model_card
+
+    cards: dict[Path, str] = {}
+    if run.best.is_dir():
+        cards[run.card] = cards[run.best / "README.md"] = render_model_card(run, which="best")
+    if run.last.is_dir():
+        cards[run.last / "README.md"] = render_model_card(run, which="last")
+    return cards
+
+
+def _write_many(folder: Path, render: Callable[[Path, Language], str], language: Language | None) -> Path:
+    inside = [Run(path.parent) for path in sorted(folder.glob(INSIDE)) if (path.parent / "scores.json").is_file()]
+    chosen = language or (_language_of(inside[0]) if inside else "en")
+    for run in inside:
+        _write_run(run, language)
+    # After the runs, because the page links to the reports that are there.
+    path = Run(folder).report
+    write_text(path, render(folder, chosen))
+    return path
+
+
+def _language_of(run: Run) -> Language:
+    """What the recipe says; a recipe of an older version, or none, means English."""
+    if not run.recipe.is_file():
+        return "en"
+    report = read_yaml(run.recipe.read_text(encoding="utf-8"), name=str(run.recipe)).values.get("report")
+    return "zh" if isinstance(report, dict) and report.get("language") == "zh" else "en"
+
+
+PAGES: dict[str, Callable[[Path, Language], str]] = {
+    "comparison.json": lambda folder, language: render_comparison(
+        Run(folder).read(folder / "comparison.json", Comparison), folder, language
+    ),
+    "crossval.json": lambda folder, language: render_crossval(
+        Run(folder).read(folder / "crossval.json", CrossValidation), folder, language
+    ),
+    "seeds.json": lambda folder, language: render_seeds(
+        Run(folder).read(folder / "seeds.json", SeedStudy), folder, language
+    ),
+    "search.json": lambda folder, language: render_search(
+        Run(folder).read(folder / "search.json", SearchResult), folder, language
+    ),
+}

@@ -1,0 +1,263 @@
+"""What each verb does: parsed arguments in, exit code out. stdout is for results, stderr for progress and complaints.
+
+Heavy imports wait inside the verbs, so that `--help` and a refused recipe answer before torch is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+from finetune.errors import RecipeError, did_you_mean, listed
+from finetune.progress import WARNING, Progress, write
+from finetune.recipe import ExportFormat, SelectionMetric
+from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe
+from finetune.run_files import SplitScores
+from finetune.yaml_text import YamlText
+
+TABLE_SUFFIXES = (
+    *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz"),
+    *(".xml", ".h5", ".hdf5"),
+)
+RECIPE_SUFFIXES = (".yaml", ".yml", "")
+
+
+def train(arguments: argparse.Namespace) -> int:
+    target = Path(arguments.target).expanduser()
+    progress = progress_of(arguments)
+    if arguments.resume or arguments.restart:
+        if target.is_file():
+            folder = arguments.run or "the run folder"
+            raise RecipeError(str(target), "is a file; --resume and --restart take a run folder", f"Name {folder}.")
+        from finetune.experiment import resume
+
+        required = arguments.resume == "require"
+        run = resume(target, arguments.overrides, required=required, restart=arguments.restart, progress=progress)
+    else:
+        loaded = load_target(target, arguments)
+        from finetune.experiment import train as train_recipe
+
+        run = train_recipe(loaded, folder=arguments.run, progress=progress)
+    return show_run(run, arguments)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    loaded = load_target(Path(arguments.target).expanduser(), arguments)
+    from finetune.experiment import check as check_loaded
+
+    report = check_loaded(loaded, progress=progress_of(arguments))
+    if arguments.json:
+        write(sys.stdout, json.dumps(report, ensure_ascii=False))
+    else:
+        for line in report["lines"]:
+            write(sys.stdout, line)
+    return 0
+
+
+def prepare(arguments: argparse.Namespace) -> int:
+    if not arguments.output and (arguments.format or arguments.force):
+        raise RecipeError("command line", "--format and --force say how files are written", "Add --output DIR.")
+    loaded = load_target(Path(arguments.target).expanduser(), arguments)
+    from finetune.data.prepare import EXAMPLES_SHOWN
+    from finetune.dataset_folder import prepare_folder, render_prepared
+
+    progress = progress_of(arguments)
+    done = prepare_folder(
+        loaded,
+        Path(arguments.output).expanduser() if arguments.output else None,
+        format=arguments.format or get_args(ExportFormat)[0],
+        folds=arguments.folds,
+        examples=max(arguments.show, EXAMPLES_SHOWN),
+        force=arguments.force,
+        progress=progress,
+    )
+    if arguments.json:
+        write(sys.stdout, json.dumps({"files": list(map(str, done.files)), "data": done.report}, ensure_ascii=False))
+    else:
+        for line in render_prepared(done, examples=arguments.show):
+            write(sys.stdout, line)
+    if done.files:
+        progress.say(f"{listed(path.name for path in done.files)} and a data card are in {done.files[0].parent}")
+    return 0
+
+
+def init(arguments: argparse.Namespace) -> int:
+    data = Path(arguments.data).expanduser()
+    target = Path(arguments.output).expanduser() if arguments.output else Path(f"{data.name.split('.')[0]}.yaml")
+    if target.is_dir():
+        raise RecipeError(str(target), "is a folder", "Name a file with --output.")
+    if target.exists() and not arguments.force:
+        raise RecipeError(str(target), "exists already", "Add --force to replace it, or name another with --output.")
+    from finetune.data.guess import guess_table
+    from finetune.runs import write_text
+    from finetune.starter import ask, write_recipe
+
+    guess = guess_table(data)
+    flags = {"text": arguments.text, "label": arguments.label, "group": arguments.group, "task": arguments.task}
+    choices = ask(guess, flags, sys.stdin, sys.stderr, yes=arguments.yes)
+    write_text(target, write_recipe(guess, target, choices=choices))
+    if arguments.json:
+        write(sys.stdout, json.dumps({"recipe": str(target), **asdict(choices)}, ensure_ascii=False))
+    elif arguments.quiet:
+        write(sys.stdout, str(target))
+    else:
+        command = f"finetune train {shlex.quote(str(target))}"
+        write(sys.stdout, f"{target}: look through it, then run: {command}")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from finetune.scores.gates import check_gates, judge_gates, parse_gate
+
+    # Before any work: a faulty rule must not cost an opening of the test split.
+    gates = [parse_gate(rule, metrics=get_args(SelectionMetric)) for rule in arguments.gate]
+    if arguments.data and arguments.split != "test":
+        what = "--split names a split of the run, --data something else"
+        raise RecipeError("command line", what, "Leave one of them out.")
+    scores, told, lines = (_evaluate_new if arguments.data else _evaluate_split)(arguments)
+    outcomes = judge_gates(gates, scores.scores, on=arguments.gate_on)
+    if arguments.json:
+        told["gates"] = [asdict(outcome) for outcome in outcomes]
+        write(sys.stdout, json.dumps(told, ensure_ascii=False))
+    else:
+        write(sys.stdout, "\n\n".join(lines))
+    check_gates(outcomes)
+    return 0
+
+
+def _evaluate_split(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str, Any], list[str]]:
+    """Scores of a split of the run, what --json prints of them, and the parts of the screen."""
+    from finetune.experiment import evaluate as evaluate_run
+    from finetune.summary import openings, render_classes, render_scores
+
+    split, scores = arguments.split, evaluate_run(
+        arguments.run_folder, split=arguments.split, model=arguments.model, progress=progress_of(arguments)
+    )  # fmt: skip
+    opened = f"; {openings(arguments.run_folder)}" if split == "test" else ""
+    title = f"{split} split of {arguments.run_folder}, model {arguments.model}/{opened}"
+    lines = [title, render_scores(scores, {}), render_classes(scores)]
+    return scores, {"split": split, **scores.model_dump(mode="json")}, lines
+
+
+def _evaluate_new(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str, Any], list[str]]:
+    """The same of new data; what reading it brought to light goes to stderr."""
+    from finetune.new_data import ALL, NEW, evaluate_new
+    from finetune.summary import render_classes, render_scores
+
+    progress = progress_of(arguments)
+    done = evaluate_new(arguments.run_folder, arguments.data, model=arguments.model, progress=progress)
+    for note in done.notes:
+        warning = note.removeprefix(WARNING)
+        (progress.warn if warning != note else progress.say)(warning)
+    scores, split = done.scores, done.scores.splits[NEW]
+    baselines = {name: {"test": by_split[NEW]} for name, by_split in scores.baselines.items()}
+    unbeaten = [name for name, test in scores.baseline_tests.items() if not test.better]
+    documents = split.scores["accuracy"].n
+    lines = [f"This model does NOT beat {listed(unbeaten)} on these documents (paired test)."] if unbeaten else []
+    lines += [f"{arguments.data}: {documents:,} documents new to this run, model {arguments.model}/"]
+    lines += [render_scores(split, baselines), render_classes(split)]
+    if ALL in scores.splits:
+        lines += ["With the documents that the run knew:", render_scores(scores.splits[ALL], {})]
+    lines += [f"Evaluation folder: {done.folder}"]
+    return split, {"run": arguments.run_folder, "evaluation": str(done.folder), "split": NEW,
+                   **scores.model_dump(mode="json")}, lines  # fmt: skip
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    from finetune.prediction_files import predict_file, predict_texts
+
+    progress = progress_of(arguments)
+    if arguments.text and (arguments.output or arguments.column or arguments.encoding or arguments.force):
+        what = "--output, --column, --encoding and --force go with --input"
+        raise RecipeError("command line", what, "Leave them out.")
+    if arguments.text:
+        rows = predict_texts(arguments.run_folder, arguments.text, progress=progress)
+        for row in rows:
+            write(sys.stdout, json.dumps(row, ensure_ascii=False) if arguments.json else _prediction_line(row))
+        return 0
+    written = predict_file(
+        arguments.run_folder,
+        Path(arguments.input),
+        output=Path(arguments.output) if arguments.output else None,
+        text_column=arguments.column,
+        encoding=arguments.encoding,
+        force=arguments.force,
+        progress=progress,
+    )
+    if isinstance(written, Path):
+        progress.say(f"predictions are in {written}")
+    else:
+        for row in written:
+            write(sys.stdout, json.dumps(row, ensure_ascii=False))
+    return 0
+
+
+def schema(arguments: argparse.Namespace) -> int:
+    from finetune.recipe import Recipe
+
+    write(sys.stdout, json.dumps(Recipe.model_json_schema(), ensure_ascii=False, indent=1))
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from finetune.doctor import examine, render, to_json
+
+    checks = examine()
+    write(sys.stdout, to_json(checks) if arguments.json else render(checks))
+    return 5 if any(check.ok is False for check in checks) else 0
+
+
+def load_target(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
+    """A recipe file, or data (a table, a folder of tables or of texts by class) with --text and --label."""
+    overrides = arguments.overrides
+    if (target / "recipe.yaml").exists():
+        raise RecipeError(str(target), "is a run folder, not a recipe", "Add --resume to go on with it.")
+    if not target.is_dir() and target.suffix.lower() not in TABLE_SUFFIXES:
+        if arguments.text_column or arguments.label_column:
+            kinds = listed(TABLE_SUFFIXES)
+            raise RecipeError(
+                str(target), f"--text and --label go with a data file ({kinds})", "A recipe has data.columns."
+            )
+        if target.is_file() and target.suffix.lower() not in RECIPE_SUFFIXES:
+            raise RecipeError(str(target), f"is neither a recipe (.yaml) nor a data file ({listed(TABLE_SUFFIXES)})")
+        return load_recipe(target, overrides)
+    if not target.exists():
+        beside = [item.name for item in target.parent.iterdir()] if target.parent.is_dir() else []
+        raise RecipeError(str(target), "no such file", did_you_mean(target.name, beside) or "Check name and folder.")
+    columns = {"text": arguments.text_column or "text", "label": arguments.label_column or "label"}
+    values: dict[str, object] = {
+        "task": "text-classification",
+        "data": {"source": target.absolute().name, "columns": columns},
+    }
+    name = target.absolute().name
+    text = YamlText(name=name, values=values)
+    return check_recipe(text, overrides, base=target.absolute().parent, name=name.split(".")[0])
+
+
+def show_run(run: Any, arguments: argparse.Namespace) -> int:
+    from finetune.experiment import is_writer
+    from finetune.report.writing import write_report
+    from finetune.summary import render_summary, scores_json
+
+    if not is_writer():
+        return 0
+    if not run.report.exists():  # of a run that was complete already it is there, and nothing is rewritten
+        write_report(run.folder)
+    write(sys.stdout, json.dumps(scores_json(run), ensure_ascii=False) if arguments.json else render_summary(run))
+    return 0
+
+
+def _prediction_line(row: dict[str, Any]) -> str:
+    label = row["label"] if isinstance(row["label"], str) else ", ".join(row["label"]) or "(none)"
+    best = max(row["probabilities"].items(), key=lambda item: float(item[1]))
+    decided = f"\t(of {row['windows']} windows, this decided: {row['passage']})" if "passage" in row else ""
+    return f"{label}\t{best[1]:.3f}\t{row['text']}{decided}"
+
+
+def progress_of(arguments: argparse.Namespace) -> Progress:
+    return Progress(quiet=arguments.quiet)

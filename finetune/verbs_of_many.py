@@ -1,0 +1,130 @@
+"""The verbs that look at several runs: compare, crossval, search, and the report of any folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from finetune.errors import RecipeError
+from finetune.progress import write
+from finetune.recipe_file import LoadedRecipe
+from finetune.verbs import load_target, progress_of
+
+LEAST_FOLDS = 2
+LEAST_SEEDS = 2
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    if len(arguments.run_folders) < 2:
+        raise RecipeError("command line", "compare needs two runs", "Name another run folder.")
+    from finetune.comparison_screen import render_comparison
+    from finetune.report.writing import write_report
+    from finetune.selection.compare import compare_runs
+
+    comparison, folder = compare_runs(
+        [Path(folder).expanduser() for folder in arguments.run_folders],
+        metric=arguments.metric,
+        intersection=arguments.intersection,
+        folder=Path(arguments.output).expanduser() if arguments.output else None,
+    )
+    write_report(folder)
+    if arguments.json:
+        write(sys.stdout, json.dumps(comparison.model_dump(mode="json"), ensure_ascii=False))
+    else:
+        write(sys.stdout, render_comparison(comparison, folder))
+    return 0
+
+
+def crossval(arguments: argparse.Namespace) -> int:
+    recipes = [word for word in arguments.recipes if "=" not in word]
+    overrides = [word for word in arguments.recipes if "=" in word] + list(arguments.overrides)
+    if not recipes:
+        raise RecipeError("command line", "crossval needs a recipe", "Name one before key=value.")
+    if arguments.folds < LEAST_FOLDS or arguments.repeats < 1:
+        raise RecipeError("command line", "--folds must be 2 or more and --repeats 1 or more", "See --help.")
+    if arguments.fold is not None and not 1 <= arguments.fold <= arguments.folds:
+        raise RecipeError(
+            "command line", f"--fold {arguments.fold} is not one of 1 to {arguments.folds}", "See --help."
+        )
+    loaded = [_loaded(word, overrides, arguments) for word in recipes]
+    from finetune.crossval_screen import render_crossval
+    from finetune.report.writing import write_report
+    from finetune.selection.crossval import cross_validate
+
+    result, folder = cross_validate(
+        loaded,
+        folds=arguments.folds,
+        repeats=arguments.repeats,
+        only_fold=arguments.fold,
+        folder=Path(arguments.run).expanduser() if arguments.run else None,
+        progress=progress_of(arguments),
+    )
+    if result is None:
+        progress_of(arguments).say(f"{folder}: other folds are still missing; the table is made when all are there")
+        return 0
+    write_report(folder)
+    if arguments.json:
+        write(sys.stdout, json.dumps({"folder": str(folder), **result.model_dump(mode="json")}, ensure_ascii=False))
+    else:
+        write(sys.stdout, render_crossval(result, folder))
+    return 0
+
+
+def search(arguments: argparse.Namespace) -> int:
+    loaded = load_target(Path(arguments.target).expanduser(), arguments)
+    if loaded.recipe.search is None:
+        raise RecipeError(
+            str(arguments.target), "has no section search", "Add search: {space: {SETTING: {low, high}}}."
+        )
+    from finetune.report.writing import write_report
+    from finetune.search_screen import render_search
+    from finetune.selection.search import search_settings
+
+    folder = Path(arguments.run).expanduser() if arguments.run else None
+    result, folder = search_settings(loaded, folder=folder, progress=progress_of(arguments))
+    if result is None:
+        progress_of(arguments).say(f"{folder}: another process is still at it and will score the winner")
+        return 0
+    write_report(folder)
+    if arguments.json:
+        write(sys.stdout, json.dumps({"folder": str(folder), **result.model_dump(mode="json")}, ensure_ascii=False))
+    else:
+        write(sys.stdout, render_search(result, folder))
+    return 0
+
+
+def seeds(arguments: argparse.Namespace) -> int:
+    """`train` with --seeds."""
+    loaded = load_target(Path(arguments.target).expanduser(), arguments)
+    if arguments.seeds < LEAST_SEEDS or arguments.resume or arguments.restart:
+        what = (
+            "--seeds takes 2 or more" if arguments.seeds < LEAST_SEEDS else "--seeds goes without --resume or --restart"
+        )
+        raise RecipeError("command line", what, "Run the same command again with --run DIR to go on.")
+    from finetune.crossval_screen import render_seeds
+    from finetune.report.writing import write_report
+    from finetune.selection.seeds import train_with_seeds
+
+    folder = Path(arguments.run).expanduser() if arguments.run else None
+    result, folder = train_with_seeds(loaded, count=arguments.seeds, folder=folder, progress=progress_of(arguments))
+    write_report(folder)
+    if arguments.json:
+        write(sys.stdout, json.dumps({"folder": str(folder), **result.model_dump(mode="json")}, ensure_ascii=False))
+    else:
+        write(sys.stdout, render_seeds(result, folder))
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from finetune.report.writing import write_report
+
+    path = write_report(Path(arguments.run_folder).expanduser(), language=arguments.language)
+    write(sys.stdout, json.dumps({"report": str(path)}) if arguments.json else str(path))
+    return 0
+
+
+def _loaded(word: str, overrides: list[str], arguments: argparse.Namespace) -> LoadedRecipe:
+    arguments.overrides, arguments.text_column, arguments.label_column = overrides, None, None
+    return load_target(Path(word).expanduser(), arguments)
