@@ -31,20 +31,21 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
-    """argparse takes key=value arguments in one place only, and would take a run folder for the value of --resume."""
+    """argparse takes words of one kind in one place only, and would take a run folder for the value of --resume."""
     words = [
         f"{word}={RESUME[0]}" if word == "--resume" and not set(argv[place + 1 : place + 2]) & set(RESUME) else word
         for place, word in enumerate(argv)
     ]
     arguments, left = _parser().parse_known_args(words)
-    unknown = [word for word in left if word.startswith("-") or "overrides" not in arguments]
+    several = next((name for name in ("overrides", "run_folders") if name in arguments), None)
+    unknown = [word for word in left if word.startswith("-") or several is None]
     if unknown:
         known = [name for action in arguments.parser._actions for name in action.option_strings]
         hint = did_you_mean(unknown[0].partition("=")[0], known) if unknown[0].startswith("--") else ""
         do = "A setting is written key=value." if "overrides" in arguments else "See `finetune --help`."
         arguments.parser.refuse(f"unknown argument {unknown[0]}", hint or do)
-    if left:
-        arguments.overrides = [*arguments.overrides, *left]
+    if several is not None:
+        setattr(arguments, several, [*getattr(arguments, several), *left])
     return arguments
 
 

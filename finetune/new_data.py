@@ -32,7 +32,7 @@ from finetune.data.row_streams import selected, values
 from finetune.data.sources import Loaded, load_examples
 from finetune.error_analysis import analyse
 from finetune.errors import CheckpointError, DataError, FinetuneError, Problem, listed
-from finetune.opponents import beats_all, paired_tests
+from finetune.opponents import beats_all, opponent_thresholds, paired_tests
 from finetune.predict import Predictor, RowPredictions
 from finetune.progress import SILENT, WARNING, Progress
 from finetune.recipe_file import LoadedRecipe, load_recipe
@@ -308,7 +308,9 @@ def _written(
         weights={model: weights_sha256(judged.run.folder / model)},
         notes=[*notes, *told, *scorer.notes(NEW)],
     )
-    scores = scores.model_copy(update={"beats_baselines": beats_all(scores)})
+    beats = beats_all(scores.baseline_tests)
+    if not (beats and told):  # "every baseline" cannot be said where one of the recipe's is missing
+        scores = scores.model_copy(update={"beats_baselines": beats})
     for split in judged.splits:
         path, passages = made.predictions(split), passage_columns(judged.said[split])
         write_predictions(path, judged.prepared, judged.predicted(split), split, run=made, passages=passages)
@@ -349,12 +351,14 @@ def _opponents(judged: _Judged, *, progress: Progress) -> tuple[dict[str, Predic
         split: Labelled(Inputs(own.splits[split]["text"][:]), reference_array(own, split)) for split in TAUGHT
     }  # fmt: skip
     texts, labels = Inputs(judged.prepared.splits[NEW]["text"][:]), own.labels
+    thresholds_for = judged.trained.metric_for_best_model if judged.predictor.thresholds is not None else None
     predicted = {}
     for name in progress.bar(iterable=names, desc="baselines", unit="baseline"):
         fitted = BASELINES[name](
             known["train"], known["validation"], classes=len(labels.names), multi_label=labels.multi_label
         )
-        predicted[name] = Predicted(fitted.predict_probabilities(texts))
+        thresholds = opponent_thresholds(fitted, known["validation"], labels, metric=thresholds_for)
+        predicted[name] = Predicted(fitted.predict_probabilities(texts), thresholds=thresholds)
     return predicted, notes
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from finetune.data.labels import LabelMap
 from finetune.data.prepare import Prepared
 from finetune.learner import Learner, window_lists
 from finetune.progress import Progress
-from finetune.run_files import PairedTest, Scores, SplitScores
+from finetune.run_files import PairedTest, SplitScores
 from finetune.runs import Run
 from finetune.scorer import Array, Predicted, Scorer, group_array, reference_array, write_predictions
-from finetune.scores.baselines import BASELINES, Inputs, Labelled
-from finetune.scores.paired import Judged, compared_metric, greater_is_better, paired_test
+from finetune.scores.baselines import BASELINES, Baseline, Inputs, Labelled
+from finetune.scores.calibration import fit_thresholds
+from finetune.scores.classification import score_classification
+from finetune.scores.paired import TESTED_INSTEAD, Judged, compared_metric, greater_is_better, paired_test
+from finetune.tasks.base import Floats
 from finetune.training.inference import document_features
 
 
@@ -35,9 +41,19 @@ class Opponents:
 
 
 def fit_opponents(
-    names: Sequence[str], scorer: Scorer, learner: Learner, *, run: Run, splits: Sequence[str], progress: Progress
+    names: Sequence[str],
+    scorer: Scorer,
+    learner: Learner,
+    *,
+    run: Run,
+    splits: Sequence[str],
+    thresholds_for: str | None = None,
+    progress: Progress,
 ) -> Opponents:
-    """Fit every baseline on train (and, for its strength, validation), predict `splits`, write predictions down."""
+    """Fit every baseline on train (and, for its strength, validation), predict `splits`, write predictions down.
+
+    `thresholds_for` is the selection metric of a recipe whose model gets thresholds; see `opponent_thresholds`.
+    """
     prepared = scorer.prepared
     features = _features(prepared, learner, progress=progress) if "frozen_encoder" in names else {}
     inputs = {
@@ -50,12 +66,39 @@ def fit_opponents(
         fitted = BASELINES[name](
             known["train"], known["validation"], classes=len(labels.names), multi_label=labels.multi_label
         )
-        made.predicted[name] = {split: Predicted(fitted.predict_probabilities(inputs[split])) for split in splits}
+        thresholds = opponent_thresholds(fitted, known["validation"], labels, metric=thresholds_for)
+        made.predicted[name] = {
+            split: Predicted(fitted.predict_probabilities(inputs[split]), thresholds=thresholds) for split in splits
+        }
         made.scores[name] = {}
         for split, predicted in made.predicted[name].items():
             write_predictions(run.baseline_predictions(name, split), prepared, predicted, split, run=run)
             made.scores[name][split] = scorer.score(predicted, split)
     return made
+
+
+def opponent_thresholds(
+    fitted: Baseline, validation: Labelled, labels: LabelMap, *, metric: str | None
+) -> Floats | None:
+    """From which probability on a baseline predicts each of several labels, (C,); None is 0.5, as without `metric`.
+
+    They are fitted on validation as those of the model are: a model that knows nothing but may predict a rare label at
+    0.2 would else beat every baseline that waits for 0.5. Where `metric` is better at 0.5 on validation, it stays that.
+    """
+    if metric is None or not labels.multi_label:
+        return None
+    tested, names = TESTED_INSTEAD.get(metric, compared_metric(metric)), labels.names
+    said = fitted.predict_probabilities(validation.inputs)
+    chosen = fit_thresholds(validation.labels, said, label_names=names)
+    thresholds = np.array([chosen.get(name, 0.5) for name in names])
+
+    def score(thresholds: Floats | None) -> float:
+        scored = score_classification(
+            validation.labels, said, label_names=names, multi_label=True, thresholds=thresholds
+        )
+        return (1 if greater_is_better(tested) else -1) * (scored.values[tested] or 0.0)
+
+    return thresholds if score(thresholds) >= score(None) else None
 
 
 def paired_tests(
@@ -84,9 +127,9 @@ def paired_tests(
     }
 
 
-def beats_all(scores: Scores) -> bool | None:
+def beats_all(tests: Mapping[str, PairedTest]) -> bool | None:
     """Better than every baseline by its paired test; None where there is no baseline."""
-    return all(test.better for test in scores.baseline_tests.values()) if scores.baseline_tests else None
+    return all(test.better for test in tests.values()) if tests else None
 
 
 def _features(prepared: Prepared, learner: Learner, *, progress: Progress) -> dict[str, Array]:

@@ -262,11 +262,12 @@ def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_json_lines(path: Path) -> list[Json]:
-    """The rows of a file of JSON lines; a line that a kill cut is left out."""
-    rows = []
+    """The rows of a file of JSON lines; a line that a kill cut, or that is no object, is left out."""
+    rows: list[Json] = []
     for line in path.read_bytes().splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            rows += [row] if isinstance(row, dict) else []
     return rows
 
 
@@ -284,10 +285,17 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
         sync_folder(path.parent)
 
 
-def read_table(path: Path) -> dict[str, list[Any]]:
+def read_table(path: Path, *, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
+    """These columns of a parquet file, or all. Raises CheckpointError when it is not there or damaged."""
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(path).to_pydict()  # type: ignore[no-any-return]
+    try:
+        table = pyarrow.parquet.read_table(path, columns=None if columns is None else list(columns))
+    except FileNotFoundError:
+        raise CheckpointError(str(path), "is missing", "Is this a finished run folder?") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CheckpointError(str(path), f"cannot be read ({type(error).__name__})", "Train the run again.") from None
+    return table.to_pydict()  # type: ignore[no-any-return]
 
 
 def sync_file(path: Path) -> None:

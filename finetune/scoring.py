@@ -19,13 +19,15 @@ from finetune.learner import Learner
 from finetune.opponents import beats_all, fit_opponents, paired_tests
 from finetune.predict import Predictor, RowPredictions
 from finetune.progress import Progress
+from finetune.recipe import Evaluation, Recipe
 from finetune.recipe_file import LoadedRecipe
-from finetune.run_files import Calibration, FitVerdict, Scores, SplitScores
+from finetune.run_files import Analysis, Calibration, FitVerdict, Scores, SplitScores
 from finetune.runs import Run, disk_faults, write_json
 from finetune.scorer import Array, Predicted, Scorer, reference_array, write_predictions
 from finetune.scores.calibration import reliability
 from finetune.scores.classification import score_classification
-from finetune.scores.fit_verdict import FitSettings, judge_fit
+from finetune.scores.fit_course import fit_settings
+from finetune.scores.fit_verdict import judge_fit
 from finetune.scores.paired import greater_is_better
 from finetune.tasks.base import Floats
 from finetune.training.inference import DocumentPredictions
@@ -62,47 +64,72 @@ def score_run(
 
     Without `open_test` the validation split alone is scored, and no baseline is fitted.
     """
-    recipe = loaded.recipe
     splits = SCORED_SPLITS if open_test else SCORED_SPLITS[:1]
-    scorer = Scorer(prepared, bootstrap=recipe.evaluation.bootstrap, seed=recipe.seed)
+    recipe, scorer = loaded.recipe, Scorer(prepared, loaded.recipe.evaluation.bootstrap, loaded.recipe.seed)
     if open_test:
         run.record_test_opening(by="train", documents=len(prepared.splits["test"]))
     use_cpu = recipe.training.use_cpu
-    best = predict_saved(run.best, prepared, splits=splits, use_cpu=use_cpu, progress=progress)
-    last = best
+    best = last = predict_saved(run.best, prepared, splits=splits, use_cpu=use_cpu, progress=progress)
     if result.best_step != result.steps:
         last = predict_saved(run.last, prepared, splits=splits, use_cpu=use_cpu, progress=progress)
     for split, rows in best.rows.items():
         path, passages = run.predictions(split), passage_columns(rows)
         write_predictions(path, prepared, best.predicted(split), split, run=run, passages=passages)
-    names = recipe.evaluation.baselines if open_test else []
-    opponents = fit_opponents(names, scorer, learner, run=run, splits=splits, progress=progress)
-    metric = recipe.training.metric_for_best_model
-    theirs = {name: predicted["test"] for name, predicted in opponents.predicted.items()}
+    chosen = recipe.training.load_best_model_at_end
     scores = Scores(
-        metric_for_best_model=metric,
+        metric_for_best_model=recipe.training.metric_for_best_model,
         best_epoch=result.best_epoch,
         best_step=result.best_step,
         splits={split: scorer.score(best.predicted(split), split) for split in splits},
         last={split: scorer.score(last.predicted(split), split) for split in splits},
-        baselines=opponents.scores,
-        baseline_tests=paired_tests(best.predicted("test"), theirs, scorer, "test", metric=metric) if theirs else {},
-        strongest_baseline=opponents.strongest(metric),
+        baselines={},
         calibration=_with_test(calibration, best, prepared) if open_test else calibration,
         weights={which.name: weights_sha256(which) for which in (run.best, run.last)},
-        notes=[*(note for split in splits for note in scorer.notes(split)), *_selection_note(open_test)],
+        fit=_judged(run, loaded, prepared, result),
+        notes=[
+            *(note for split in splits for note in scorer.notes(split)),
+            _selection_note(chosen, open_test=open_test),
+        ],
     )
-    scores = scores.model_copy(
-        update={"beats_baselines": beats_all(scores), "fit": _judged(run, loaded, prepared, scores)}
-    )
+    if open_test and recipe.evaluation.baselines:
+        scores = _beside_baselines(scores, best, recipe.evaluation, scorer, learner, run=run, progress=progress)
     with disk_faults(run.folder):
         write_json(run.scores, scores)
         if open_test:
-            said, examples = best.rows["test"], recipe.report.examples
-            analysis = analyse(scorer, "test", said, best.predicted("test"), metric=metric, examples=examples)
-            write_json(run.analysis, analysis)
+            write_json(run.analysis, _analysed(best, scorer, recipe))
         draw_figures(run, scores)
     return scores
+
+
+def _beside_baselines(
+    scores: Scores, best: SavedPredictions, evaluation: Evaluation, scorer: Scorer, learner: Learner,
+    *, run: Run, progress: Progress,
+) -> Scores:  # fmt: skip
+    """The scores with those of the baselines, and the model tested against each of them on test."""
+    metric = scores.metric_for_best_model
+    opponents = fit_opponents(
+        evaluation.baselines,
+        scorer,
+        learner,
+        run=run,
+        splits=SCORED_SPLITS,
+        thresholds_for=metric if evaluation.calibrate else None,
+        progress=progress,
+    )
+    theirs = {name: predicted["test"] for name, predicted in opponents.predicted.items()}
+    tests = paired_tests(best.predicted("test"), theirs, scorer, "test", metric=metric)
+    found = {
+        "baselines": opponents.scores,
+        "baseline_tests": tests,
+        "strongest_baseline": opponents.strongest(metric),
+        "beats_baselines": beats_all(tests),
+    }
+    return scores.model_copy(update=found)
+
+
+def _analysed(best: SavedPredictions, scorer: Scorer, recipe: Recipe) -> Analysis:
+    metric, examples = recipe.training.metric_for_best_model, recipe.report.examples
+    return analyse(scorer, "test", best.rows["test"], best.predicted("test"), metric=metric, examples=examples)
 
 
 def rescore(
@@ -167,9 +194,11 @@ def draw_figures(run: Run, scores: Scores) -> None:
         draw_confusion(test.confusion, test.label_names, run.figures / "confusion.png")
 
 
-def _selection_note(open_test: bool) -> list[str]:
+def _selection_note(chosen: bool, *, open_test: bool) -> str:
     test = "test took no part" if open_test else "test was not opened"
-    return [f"validation chose the epoch, so its scores are optimistic; {test}"]
+    if not chosen:
+        return f"no epoch was chosen: best/ is the last model; {test}"
+    return f"validation chose the epoch, so its scores are optimistic; {test}"
 
 
 def _with_test(calibration: Calibration | None, best: SavedPredictions, prepared: Prepared) -> Calibration | None:
@@ -184,42 +213,26 @@ def _with_test(calibration: Calibration | None, best: SavedPredictions, prepared
     return calibration.model_copy(update={"before": before, "after": after})
 
 
-def _judged(run: Run, loaded: LoadedRecipe, prepared: Prepared, scores: Scores) -> FitVerdict:
+def _judged(run: Run, loaded: LoadedRecipe, prepared: Prepared, result: FitResult) -> FitVerdict:
     """What the history of the run says of its training."""
-    recipe, metric = loaded.recipe, scores.metric_for_best_model
-    training, scratch = recipe.training, recipe.model.from_scratch
-    history = run.history_rows()
-    majority = scores.baselines.get("majority", {}).get("validation")
+    recipe, metric = loaded.recipe, loaded.recipe.training.metric_for_best_model
+    history, training = run.history_rows(), recipe.training
     shares = _label_shares(reference_array(prepared, "train"), prepared)
     epochs = max((float(row.get("epoch", 0)) for row in history), default=0.0)
-    settings = FitSettings(
-        num_train_epochs=training.num_train_epochs,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
+    settings = fit_settings(
+        recipe,
         training_documents=len(prepared.splits["train"]),
-        from_scratch=scratch is not None,
-        has_augmentation=recipe.augmentation is not None,
-        stopped_early=training.max_steps is None and epochs < training.num_train_epochs - 0.01,
         validation_documents=len(prepared.splits["validation"]),
-        documents_per_step=training.per_device_train_batch_size * training.gradient_accumulation_steps,
+        label_shares=shares.tolist(),
         chance_loss=_chance_loss(shares, reference_array(prepared, "validation"), prepared),
-        largest_label_share=float(shares.max()),
-        has_class_weights=training.class_weights != "none",
-        has_label_smoothing=training.label_smoothing_factor > 0,
-        dropout=scratch.dropout if scratch is not None else recipe.model.attention_dropout,
-        limit=recipe.data.limit,
-        early_stopping_patience=training.early_stopping_patience,
-        max_steps=training.max_steps,
-        keeps_best=training.load_best_model_at_end,
-        warmup_steps=training.warmup_steps,
-        max_grad_norm=training.max_grad_norm,
+        stopped_early=training.max_steps is None and epochs < training.num_train_epochs - 0.01,
     )
     return judge_fit(
         history,
         metric=metric,
         greater_is_better=greater_is_better(metric),
-        best_epoch=scores.best_epoch,
-        majority_score=majority.scores[metric].value if majority is not None and metric in majority.scores else None,
+        best_epoch=result.best_epoch,
+        majority_score=_majority_score(shares, metric, prepared),
         settings=settings,
     )
 
@@ -229,6 +242,18 @@ def _label_shares(references: Array, prepared: Prepared) -> Floats:
     if prepared.labels.multi_label:
         return references.mean(axis=0)  # type: ignore[no-any-return]
     return np.bincount(references, minlength=len(prepared.labels.names)) / len(references)
+
+
+def _majority_score(shares: Floats, metric: str, prepared: Prepared) -> float | None:
+    """The validation score of one who knows only the shares of the labels in train, decided as in the history: at 0.5.
+
+    None for the loss, of which `_chance_loss` tells.
+    """
+    labels, references = prepared.labels, reference_array(prepared, "validation")
+    guesses = np.tile(shares, (len(references), 1))
+    return score_classification(
+        references, guesses, label_names=labels.names, multi_label=labels.multi_label
+    ).values.get(metric)
 
 
 def _chance_loss(shares: Floats, references: Array, prepared: Prepared) -> float:

@@ -95,10 +95,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _opened(run: Run, split: SplitScores) -> str:
-    return f"Test: {_count(split)} documents, never used for choosing; {openings(run.folder)}.{_approximate(split)}"
+    return f"Test: {_count(split)} documents, never used for choosing; {openings(run.folder)}.{approximate(split)}"
 
 
-def _approximate(split: SplitScores) -> str:
+def approximate(split: SplitScores) -> str:
     """What the ~ before an interval means."""
     marked = {name: score.coverage for name, score in split.scores.items() if score.coverage is not None}
     named = [f"{name} {marked[name]:.0%}" for name in HEADLINES if name in marked]

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from finetune.errors import RecipeError, did_you_mean, listed
+from finetune.errors import CheckpointError, RecipeError, did_you_mean, listed
 from finetune.progress import WARNING, Progress, write
 from finetune.recipe import ExportFormat, SelectionMetric
 from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe
@@ -34,6 +34,7 @@ def train(arguments: argparse.Namespace) -> int:
         if target.is_file():
             folder = arguments.run or "the run folder"
             raise RecipeError(str(target), "is a file; --resume and --restart take a run folder", f"Name {folder}.")
+        _refuse_trial(target)
         from finetune.experiment import resume
 
         required = arguments.resume == "require"
@@ -44,6 +45,14 @@ def train(arguments: argparse.Namespace) -> int:
 
         run = train_recipe(loaded, folder=arguments.run, progress=progress)
     return show_run(run, arguments)
+
+
+def _refuse_trial(folder: Path) -> None:
+    """A trial that is gone on with by hand would open the test split before the search has its winner."""
+    study = folder.absolute().parent.parent
+    if folder.absolute().parent.name == "trials" and (study / "study.log").exists():
+        do = f"Go on with the search: finetune search RECIPE --run {shlex.quote(str(study))}"
+        raise CheckpointError(str(folder), "is a trial of a search, which alone may go on with it", do)
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -133,14 +142,14 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def _evaluate_split(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str, Any], list[str]]:
     """Scores of a split of the run, what --json prints of them, and the parts of the screen."""
     from finetune.experiment import evaluate as evaluate_run
-    from finetune.summary import openings, render_classes, render_scores
+    from finetune.summary import approximate, openings, render_classes, render_scores
 
     split, scores = arguments.split, evaluate_run(
         arguments.run_folder, split=arguments.split, model=arguments.model, progress=progress_of(arguments)
     )  # fmt: skip
-    opened = f"; {openings(arguments.run_folder)}" if split == "test" else ""
+    opened = f"; {openings(arguments.run_folder)}" if split == "test" else ": selected on, so optimistic"
     title = f"{split} split of {arguments.run_folder}, model {arguments.model}/{opened}"
-    lines = [title, render_scores(scores, {}), render_classes(scores)]
+    lines = [title + approximate(scores), render_scores(scores, {}), render_classes(scores)]
     return scores, {"split": split, **scores.model_dump(mode="json")}, lines
 
 
@@ -216,7 +225,11 @@ def load_target(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
     """A recipe file, or data (a table, a folder of tables or of texts by class) with --text and --label."""
     overrides = arguments.overrides
     if (target / "recipe.yaml").exists():
-        raise RecipeError(str(target), "is a run folder, not a recipe", "Add --resume to go on with it.")
+        resumable = "resume" in arguments and arguments.seeds is None
+        do = "Add --resume to go on with it." if resumable else f"Its recipe is {target / 'recipe.yaml'}."
+        raise RecipeError(str(target), "is a run folder, not a recipe", do)
+    if (target / "plan.json").is_file() and any((target / name).is_dir() for name in ("folds", "seeds")):
+        raise RecipeError(str(target), "is a folder of several runs, not a recipe", "Name the recipe they came from.")
     if not target.is_dir() and target.suffix.lower() not in TABLE_SUFFIXES:
         if arguments.text_column or arguments.label_column:
             kinds = listed(TABLE_SUFFIXES)

@@ -38,16 +38,17 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def crossval(arguments: argparse.Namespace) -> int:
-    recipes = [word for word in arguments.recipes if "=" not in word]
-    overrides = [word for word in arguments.recipes if "=" in word] + list(arguments.overrides)
+    words = [*arguments.recipes, *arguments.overrides]  # recipes may stand behind an option too
+    recipes = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
     if not recipes:
         raise RecipeError("command line", "crossval needs a recipe", "Name one before key=value.")
-    if arguments.folds < LEAST_FOLDS or arguments.repeats < 1:
-        raise RecipeError("command line", "--folds must be 2 or more and --repeats 1 or more", "See --help.")
+    if arguments.folds < LEAST_FOLDS:
+        raise RecipeError("command line", f"--folds must be {LEAST_FOLDS} or more, found {arguments.folds}")
+    if arguments.repeats < 1:
+        raise RecipeError("command line", f"--repeats must be 1 or more, found {arguments.repeats}")
     if arguments.fold is not None and not 1 <= arguments.fold <= arguments.folds:
-        raise RecipeError(
-            "command line", f"--fold {arguments.fold} is not one of 1 to {arguments.folds}", "See --help."
-        )
+        raise RecipeError("command line", f"--fold must be 1 to {arguments.folds}, found {arguments.fold}")
     loaded = [_loaded(word, overrides, arguments) for word in recipes]
     from finetune.crossval_screen import render_crossval
     from finetune.report.writing import write_report
@@ -97,12 +98,12 @@ def search(arguments: argparse.Namespace) -> int:
 
 def seeds(arguments: argparse.Namespace) -> int:
     """`train` with --seeds."""
+    if arguments.seeds < LEAST_SEEDS:
+        raise RecipeError("command line", f"--seeds must be {LEAST_SEEDS} or more, found {arguments.seeds}")
+    if arguments.resume or arguments.restart:
+        what, do = "--seeds goes without --resume or --restart", "Name the recipe, and the folder with --run, to go on."
+        raise RecipeError("command line", what, do)
     loaded = load_target(Path(arguments.target).expanduser(), arguments)
-    if arguments.seeds < LEAST_SEEDS or arguments.resume or arguments.restart:
-        what = (
-            "--seeds takes 2 or more" if arguments.seeds < LEAST_SEEDS else "--seeds goes without --resume or --restart"
-        )
-        raise RecipeError("command line", what, "Run the same command again with --run DIR to go on.")
     from finetune.crossval_screen import render_seeds
     from finetune.report.writing import write_report
     from finetune.selection.seeds import train_with_seeds

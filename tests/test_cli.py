@@ -13,6 +13,7 @@ import pytest
 from tiny_models import tiny_bert_folder
 
 from finetune import verbs
+from finetune.arguments import parsed
 from finetune.cli import main
 from finetune.errors import RecipeError
 from finetune.recipe_file import load_recipe
@@ -231,3 +232,8 @@ def test_a_model_that_cannot_read_the_text_is_told(tmp_path: Path, capsys: pytes
     (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
     assert main(["check", str(tmp_path / "a.csv"), "model.name=./m", "windows.max_tokens=32", "windows.stride=0"]) == 0
     assert "of the training tokens are unknown to this model's tokenizer" in capsys.readouterr().out
+
+
+def test_words_of_one_kind_may_stand_on_both_sides_of_an_option() -> None:
+    assert parsed(["compare", "a", "--metric", "accuracy", "b"]).run_folders == ["a", "b"]
+    assert parsed(["train", "a.yaml", "seed=1", "--quiet", "data.limit=2"]).overrides == ["seed=1", "data.limit=2"]

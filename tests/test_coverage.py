@@ -25,6 +25,8 @@ from finetune.scores.intervals import LEAST_EFFECTIVE_GROUPS
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "interval_coverage.json"
 SIMULATED: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))["conditions"]
 
+HEADLINES = [name for column, names in COLUMNS.items() if column != "class_rates" for name in names]
+
 
 def nominal(line: dict[str, Any]) -> bool:
     return is_nominal(
@@ -49,12 +51,13 @@ def test_a_column_is_the_lowest_of_its_scores() -> None:
             assert line[column] == (pytest.approx(min(known), abs=0.0006) if known else None)
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in SIMULATED if nominal(line)], ids=lambda line: str(list(line.values())[:4])
-)
-def test_exact_intervals_cover_93_to_97_percent(line: dict[str, Any]) -> None:
-    # 500 trials are good to about a percentage point.
-    assert all(0.92 <= rate <= 0.98 for rate in line["by_score"].values()), line["by_score"]
+def test_exact_intervals_cover_at_least_93_percent_and_hardly_ever_more_than_97() -> None:
+    exact = [line["by_score"] for line in SIMULATED if nominal(line)]
+    headlines = [rates[name] for rates in exact for name in HEADLINES]
+    assert len(exact) >= 10 and min(headlines) >= 0.93
+    # With rare classes a few are on the wide side, F1 and the rates of a single one more often; docs say which.
+    assert sum(rate > 0.97 for rate in headlines) <= 0.1 * len(headlines) and max(headlines) < 0.99
+    assert min(rates[name] for rates in exact for name in COLUMNS["class_rates"] if rates[name] is not None) >= 0.92
 
 
 def test_every_score_has_a_column() -> None:
@@ -84,25 +87,24 @@ def test_an_approximate_interval_always_has_a_coverage_and_an_exact_one_never(
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: str(row[: len(KEYS)]))
-def test_a_simulated_condition_is_told_itself(row: tuple[Any, ...]) -> None:
+def test_a_simulated_condition_is_told_no_better_than_itself(row: tuple[Any, ...]) -> None:
     documents, least_class, groups, class_groups, seldom = row[: len(KEYS)]
-    same = [other for other in TABLE if other[: len(KEYS)] == row[: len(KEYS)]]
-    told = simulated_coverage(
-        "accuracy",
-        documents=documents,
-        least_class=least_class,
-        effective_groups=groups,
-        class_groups=class_groups,
-        least_predicted=0 if seldom else 100,
-    )
-    exact = is_nominal(
-        documents=documents,
-        least_class=least_class,
-        effective_groups=groups,
-        class_groups=class_groups,
-        least_predicted=0 if seldom else 100,
-    )
-    assert told == (None if exact else min(other[len(KEYS)] for other in same))
+    for number, column in enumerate(COLUMNS, start=len(KEYS)):
+        told = simulated_coverage(
+            COLUMNS[column][0],
+            documents=documents,
+            least_class=least_class,
+            effective_groups=groups,
+            class_groups=class_groups,
+            least_predicted=0 if seldom else 100,
+        )
+        assert told is None or row[number] is None or told <= row[number]
+
+
+def test_many_documents_in_few_groups_are_told_as_few_groups() -> None:
+    # Of 100 documents in 20 groups 96.8 % were covered, of 1,000 in as many groups fewer: the groups decide.
+    told = simulated_coverage("accuracy", documents=600, least_class=60, effective_groups=25)
+    assert told is not None and told < 0.95
 
 
 def test_the_nearest_condition_is_never_a_better_one() -> None:

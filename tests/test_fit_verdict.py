@@ -122,6 +122,8 @@ def test_a_loss_that_rises_while_the_score_improves_is_overconfidence() -> None:
     assert "training.label_smoothing_factor=0.1" in overrides(verdict)
     # Fewer epochs would cost score.
     assert not any("num_train_epochs" in each for each in overrides(verdict))
+    later = made([0.69, 0.4, 0.2, 0.1, 0.05, 0.02], [0.42, 0.38, 0.45, 0.55, 0.7], [0.8, 0.82, 0.87, 0.86, 0.85])
+    assert "training.num_train_epochs=3" in overrides(judged(later))
     by_loss = judged(OVERCONFIDENT, metric="loss", greater_is_better=False, majority_score=None)
     assert by_loss.evidence["overconfident"] == 0
 
@@ -154,6 +156,13 @@ def test_a_loss_that_falls_before_the_first_right_answer_is_learning() -> None:
     assert judged(history).state == "still_learning"
 
 
+def test_a_ranking_far_from_chance_is_learning_even_where_the_answers_never_change() -> None:
+    for area, state in ((0.72, "good_fit"), (0.515, "nothing_learned")):
+        history = made([0.70, 0.695, 0.694, 0.693, 0.693, 0.693], [0.693] * 5, [0.34] * 5, matthews=None)
+        history = [row | ({"eval_roc_auc": area} if "eval_loss" in row else {}) for row in history]
+        assert judged(history, metric="roc_auc", majority_score=0.5).state == state
+
+
 def test_without_baseline_and_chance_the_loss_alone_must_fall() -> None:
     plain = replace(PLAIN, chance_loss=None, validation_documents=None)
     assert judged(NOTHING, plain, majority_score=None).state == "nothing_learned"
@@ -176,6 +185,18 @@ def test_early_stopping_while_learning_asks_for_patience() -> None:
     stopped = replace(PLAIN, stopped_early=True, early_stopping_patience=1)
     assert overrides(judged(LEARNING, stopped))[0] == "training.early_stopping_patience=3"
     assert overrides(judged(LEARNING, replace(PLAIN, max_steps=250)))[0] == "training.max_steps=500"
+
+
+def test_a_loss_near_zero_may_double() -> None:
+    history = made([0.69, 0.1, 0.01, 0.005, 0.002], [0.05, 0.004, 0.008, 0.012], [0.99, 1.0, 1.0, 1.0])
+    assert judged(history).state == "good_fit"
+
+
+def test_a_majority_that_is_nearly_always_right_leaves_little_to_gain() -> None:
+    history = made([0.1, 0.03, 0.02, 0.02], [0.03, 0.02, 0.02], [0.995, 0.999, 0.999])
+    rare = replace(PLAIN, chance_loss=0.05)
+    assert judged(history, rare, metric="f1_macro", majority_score=0.99).state == "good_fit"
+    assert judged(history, rare, metric="f1_macro", majority_score=0.9989).state == "nothing_learned"
 
 
 def test_few_validation_documents_move_a_loss_by_chance() -> None:

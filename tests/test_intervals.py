@@ -358,6 +358,15 @@ def test_the_area_has_the_standard_error_of_delong() -> None:
     assert 1.96 < reach < 2.1
 
 
+def test_an_area_of_constant_probabilities_has_no_interval() -> None:
+    references = np.arange(60) % 3
+    for groups in (None, np.arange(60) // 3):
+        intervals = bootstrap_probabilities(
+            references, np.tile([0.2, 0.3, 0.5], (60, 1)), classes=3, groups=groups, seed=0, resamples=50
+        )
+        assert "roc_auc" not in intervals
+
+
 def test_the_area_needs_three_documents_of_every_class() -> None:
     references, probabilities = probable(8, n=60)
     for members, has_interval in ((2, False), (3, True)):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune import new_data
 from finetune.cli import main
 from finetune.errors import GateFailed, RecipeError
 from finetune.experiment import train
@@ -125,6 +126,15 @@ def test_the_test_split_as_new_data_gives_the_reported_scores_and_is_an_opening(
     recorded = read_json_lines(run.test_openings)
     assert len(recorded) == openings + 1
     assert (recorded[-1]["by"], recorded[-1]["documents"]) == ("evaluate --data", len(lines))
+
+
+def test_beating_those_that_are_there_is_not_beating_every_baseline(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write("new.csv", reviews(60, seed=9, prefix="new"))
+    for missing, beats, said in (((), True, True), (("naive_bayes",), True, None), (("naive_bayes",), False, False)):
+        monkeypatch.setattr(new_data, "NEEDS_A_MODEL", missing)
+        monkeypatch.setattr(new_data, "beats_all", lambda tests, beats=beats: beats)
+        scores = evaluate_new("run", source).scores
+        assert scores.beats_baselines is said and len(scores.baseline_tests) == 3 - len(missing)
 
 
 def test_documents_that_taught_the_model_are_told_and_not_in_the_headline(run: Run) -> None:

@@ -136,6 +136,13 @@ def test_without_a_disagreement_p_is_1_and_nothing_is_better() -> None:
         assert found.p_mcnemar == (1.0 if groups is None else None)
 
 
+def test_few_resamples_do_not_keep_p_from_being_small() -> None:
+    references, one, _ = pair(5)
+    wrong = Judged((references + 1) % CLASSES)
+    found = compared(references, one, wrong, metric="accuracy", resamples=10)
+    assert found.better and found.p < 0.01
+
+
 def test_one_right_answer_more_is_no_evidence() -> None:
     references, one, _ = pair(6)
     predictions = one.predictions.copy()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import string
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -31,7 +29,7 @@ from tiny_reports import (
 from finetune.data.text_steps import visible
 from finetune.errors import CheckpointError
 from finetune.recipe import Report
-from finetune.report import strings
+from finetune.report import strings, writing
 from finetune.report.comparison_page import render_comparison
 from finetune.report.many_pages import render_crossval, render_search, render_seeds
 from finetune.report.many_sentences import (
@@ -472,7 +470,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> None:
     def render(run: Run, *, which: str) -> str:
         return f"{run.name} {which}"
 
-    monkeypatch.setitem(sys.modules, "finetune.report.model_card", SimpleNamespace(render_model_card=render))
+    monkeypatch.setattr(writing, "render_model_card", render)
 
 
 @pytest.mark.usefixtures("cards")

@@ -18,6 +18,7 @@ import pytest
 from tiny_fits import tiny_bert, tiny_documents, tiny_plan
 
 from finetune import experiment
+from finetune.cli import main
 from finetune.errors import CheckpointError, DataError, ModelError, RecipeError, Stopped, TrainingFailed
 from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe, override, searchable_settings
 from finetune.run_files import RunInfo, Scores
@@ -589,3 +590,11 @@ def test_two_processes_share_the_trials_and_one_scores_the_winner(
     opened_by = [path.parent.name for path in (tmp_path / "found").rglob("test_openings.jsonl")]
     assert opened_by == [str(result.winner)]
     assert len(read_json_lines(tmp_path / "found/trials" / opened_by[0] / "test_openings.jsonl")) == 1
+
+
+def test_a_trial_is_not_gone_on_with_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = tmp_path / "trials" / "3"
+    trial.mkdir(parents=True)
+    (tmp_path / "study.log").touch()
+    assert main(["train", str(trial), "--resume"]) == 2
+    assert "is a trial of a search" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from finetune.data.parts import FILE_EXTENSION, HUB_ID
 from finetune.data.text_steps import visible
+from finetune.errors import CheckpointError
 from finetune.report.run_page import Story
 from finetune.report.sentences import shown_split
 from finetune.run_files import Score, Scores, SplitScores
@@ -64,8 +65,9 @@ class Card:
 def read_card(run: Run, which: Which) -> Card:
     story = Story.read(run)
     scores, weights = story.scores, story.scores.weights
-    # The last epoch may be the best one; then calibration alone can tell the two folders apart.
-    same = which == "best" or (bool(weights) and weights.get("best") == weights.get("last"))
+    # The last epoch may be the best one. An older run kept no digests, but calibrated no weights either.
+    ends_best = scores.best_step is not None and scores.best_step == story.info.steps
+    same = which == "best" or (weights.get("best") == weights.get("last") if weights else ends_best)
     if not same:
         # The paired tests were made with the chosen weights.
         changes = {"splits": scores.last, "baseline_tests": {}, "beats_baselines": None}
@@ -83,7 +85,10 @@ def read_card(run: Run, which: Which) -> Card:
 
 def _settings_of(run: Run, which: Which) -> Json:
     path = run.folder / which / MODEL_SETTINGS
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        raise CheckpointError(str(path), "is not JSON") from None
     return found if isinstance(found, dict) else {}
 
 
@@ -100,7 +105,7 @@ def front_matter(card: Card) -> str:
             metric_type=hub,
             metric_name=name,
             metric_args=arguments,
-            metric_value=round(value, 6),
+            metric_value=value,
         )
         for metric, (hub, name, arguments) in HUB_METRICS.items()
         if card.split == "test" and (value := _value(card.shown.scores.get(metric))) is not None

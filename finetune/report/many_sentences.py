@@ -62,11 +62,12 @@ def crossval_sentences(result: CrossValidation, language: Language = "en") -> li
 def seeds_sentences(study: SeedStudy, language: Language = "en") -> list[str]:
     """How the seeds stand to the highest baseline, and what their deviation means."""
     words, rival = Words(language), highest_baseline(study)
-    found = study.scores.get(study.metric)
+    metric = study.metric if rival is None else compared_metric(study.metric)
+    found = study.scores.get(metric)
     values = [value for value in (found.values if found else []) if value is not None]
     told = {
         "n": len(study.runs),
-        "metric": study.metric,
+        "metric": metric,
         "mean": _known(found.mean if found else None),
         "deviation": _known(found.deviation if found else None),
         "low": _known(min(values, default=None)),
@@ -122,7 +123,7 @@ def highest_baseline(study: SeedStudy) -> tuple[str, float] | None:
 
 def seeds_ahead(study: SeedStudy) -> int:
     """How many seeds have a better score than the highest baseline."""
-    rival, found = highest_baseline(study), study.scores.get(study.metric)
+    rival, found = highest_baseline(study), study.scores.get(compared_metric(study.metric))
     if rival is None or found is None:
         return 0
     sign = 1 if greater_is_better(study.metric) else -1

@@ -225,7 +225,8 @@ def _data(card: Card) -> list[str]:
     if families:
         facts.append(
             f"Duplicates: {families.get('rows_in_families', 0):,} documents are in "
-            f"{families.get('near_families', 0):,} families of near duplicates, {families.get('rows_in_exact_families', 0):,} in "
+            f"{families.get('near_families', 0):,} families of near duplicates, "
+            f"{families.get('rows_in_exact_families', 0):,} in "
             f"{families.get('exact_families', 0):,} of equal texts; a family stays in one split."
         )
     facts += _leaks(data)

@@ -7,13 +7,17 @@ when it was written.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from finetune.errors import CheckpointError
 from finetune.report.comparison_page import render_comparison
 from finetune.report.many_pages import render_crossval, render_search, render_seeds
+from finetune.report.model_card import render_model_card
 from finetune.report.run_page import render_run
 from finetune.report.strings import Language
+from finetune.run_files import RunFile
 from finetune.runs import Run, write_text
 from finetune.selection.compare import Comparison
 from finetune.selection.crossval import CrossValidation
@@ -32,10 +36,13 @@ def write_report(folder: Path, language: Language | None = None) -> Path:
     """
     if (folder / "run.json").is_file():
         return _write_run(Run(folder), language)
-    for name, render in PAGES.items():
+    for name, (kind, render) in PAGES.items():
         if (folder / name).is_file():
-            return _write_many(folder, render, language)
-    what = "is not there" if not folder.is_dir() else f"has none of run.json, {', '.join(PAGES)}"
+            content = Run(folder).read(folder / name, kind)  # refused before a page inside is written
+            return _write_many(folder, partial(render, content), language)
+    what = f"has none of run.json, {', '.join(PAGES)}"
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "is not there"
     raise CheckpointError(str(folder), what, "Name a finished run, comparison, cross-validation or search.")
 
 
@@ -49,8 +56,6 @@ def _write_run(run: Run, language: Language | None) -> Path:
 
 def _cards(run: Run) -> dict[Path, str]:
     """Cards by their paths: the run's own is that of best/. A run whose models were not kept has none."""
-    from finetune.report.model_card import render_model_card
-
     cards: dict[Path, str] = {}
     if run.best.is_dir():
         cards[run.card] = cards[run.best / "README.md"] = render_model_card(run, which="best")
@@ -78,17 +83,9 @@ def _language_of(run: Run) -> Language:
     return "zh" if isinstance(report, dict) and report.get("language") == "zh" else "en"
 
 
-PAGES: dict[str, Callable[[Path, Language], str]] = {
-    "comparison.json": lambda folder, language: render_comparison(
-        Run(folder).read(folder / "comparison.json", Comparison), folder, language
-    ),
-    "crossval.json": lambda folder, language: render_crossval(
-        Run(folder).read(folder / "crossval.json", CrossValidation), folder, language
-    ),
-    "seeds.json": lambda folder, language: render_seeds(
-        Run(folder).read(folder / "seeds.json", SeedStudy), folder, language
-    ),
-    "search.json": lambda folder, language: render_search(
-        Run(folder).read(folder / "search.json", SearchResult), folder, language
-    ),
+PAGES: dict[str, tuple[type[RunFile], Callable[[Any, Path, Language], str]]] = {
+    "comparison.json": (Comparison, render_comparison),
+    "crossval.json": (CrossValidation, render_crossval),
+    "seeds.json": (SeedStudy, render_seeds),
+    "search.json": (SearchResult, render_search),
 }

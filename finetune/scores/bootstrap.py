@@ -166,7 +166,7 @@ def log_odds_interval(point: float, *, error: float, reach: float) -> Interval |
     """`reach` standard errors to each side of a score in 0..1, on the scale of log (p / (1 - p)), where scores near
     an end are less skewed; None at the ends and where nothing varies.
     """
-    if not 0 < point < 1 or error < NO_DIFFERENCE:
+    if not 0 < point < 1 or error < 2 * NO_DIFFERENCE:  # the error of spread_of is at least one
         return None
     centre, half = math.log(point / (1 - point)), reach * error / (point * (1 - point))
     low, high = expit(np.array([centre - half, centre + half]))

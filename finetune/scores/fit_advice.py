@@ -65,6 +65,12 @@ def _overconfident(course: Course) -> Advice:
     if not course.settings.has_label_smoothing:
         why = "the score still improved while the loss rose: the answers are right more often, but too sure"
         yield "training.label_smoothing_factor=0.1", why
+    best, settings = course.best, course.settings
+    if best is not None and settings.max_steps is None and math.ceil(best.epoch) < settings.num_train_epochs:
+        yield (
+            f"training.num_train_epochs={math.ceil(best.epoch)}",
+            f"no score was better than that of epoch {best.epoch:g}",
+        )
 
 
 def _regularise(settings: FitSettings) -> Advice:

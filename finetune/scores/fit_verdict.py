@@ -20,8 +20,9 @@ __all__ = ["FitSettings", "judge_fit"]
 
 State = Literal["too_short", "still_learning", "good_fit", "overfitting", "unstable", "nothing_learned"]
 
-# A rise of validation loss below a twentieth of its minimum is no finding, however many documents there are.
-LEAST_RISE = 0.05
+# A rise of validation loss below a twentieth of its minimum, or below 0.02 nats where that is nearly 0, is no finding,
+# however many documents there are.
+LEAST_RISE, LEAST_RISE_NATS = 0.05, 0.02
 # The losses of documents are spread about as widely as their mean, and two evaluations of the same documents correlate
 # by about a half: the change of the mean then has a standard error of loss / sqrt(documents). Noise is two of them.
 STANDARD_ERRORS = 2.0
@@ -33,8 +34,8 @@ FLAT = 0.02
 LAST_PART, SHARE_OF_LEARNED = 0.75, 0.1
 # ... or two points of the score, if that is more than the noise of a score of so few documents.
 LEAST_GAIN = 0.02
-# A score is better than another from one point on: less is one document here or there.
-SCORE_TIE = 0.01
+# A score is better than another from one point on, or from a tenth of what it could gain: less is a document or two.
+SCORE_TIE, TIE_OF_ROOM = 0.01, 0.1
 # A spike regains half of the loss that training began with, and is over when most of that is gone again.
 SPIKE, SPIKE_OVER = 0.5, 0.125
 # A swing takes validation loss a quarter (or twice the noise) above its lowest value, and is over within the noise.
@@ -135,7 +136,7 @@ def _swings(course: Course) -> list[tuple[float, bool]]:
     """(epoch, over again) of every swing of the validation loss."""
     points = [(each.epoch, each.loss) for each in course.evaluations]
     far = max(SWING, 2 * _noise(course))
-    return _excursions(points, up=lambda low: low * (1 + far), back=lambda low: low * (1 + _noise(course)))
+    return _excursions(points, up=lambda low: _above(low, far), back=lambda low: _above(low, _noise(course)))
 
 
 def _worse_than_guesses(course: Course) -> bool:
@@ -166,7 +167,7 @@ def _rise_since(course: Course) -> float | None:
     """The epoch from which on validation loss stays above its minimum by more than noise; None where it does not."""
     if len(course.evaluations) < 2:
         return None
-    limit = course.lowest.loss * (1 + _noise(course))
+    limit = _above(course.lowest.loss, _noise(course))
     since = None
     for each in reversed(course.evaluations):
         if each.loss <= limit:
@@ -208,7 +209,7 @@ def _training_change(course: Course) -> float:
 
 def _still_learning(course: Course) -> bool:
     last, before = course.last, _reference(course)
-    if last.loss > course.lowest.loss * (1 + _noise(course)):
+    if last.loss > _above(course.lowest.loss, _noise(course)):
         return False
     fall = before.loss - last.loss
     learned = max(course.evaluations[0].loss, course.settings.chance_loss or 0.0) - last.loss
@@ -225,7 +226,8 @@ def _no_better_than_majority(course: Course) -> bool:
     best = course.best
     if best is None or best.score is None or course.majority is None:
         return False
-    return course.sign * (best.score - course.majority) < SCORE_TIE
+    room = 1 - course.majority if course.sign > 0 else course.majority
+    return course.sign * (best.score - course.majority) < min(SCORE_TIE, TIE_OF_ROOM * room)
 
 
 def _no_better_than_chance(course: Course) -> bool:
@@ -236,6 +238,8 @@ def _no_better_than_chance(course: Course) -> bool:
         unmoved = course.lowest.loss >= (1 - FLAT) * first and _training_fall(course) < FLAT
         return course.majority is None and unmoved
     known = [each.matthews for each in course.evaluations if each.matthews is not None]
+    if course.metric == "roc_auc" and course.best is not None and course.best.score is not None:
+        known.append(2 * course.best.score - 1)  # also a correlation: a ranking can be learned before any answer is
     documents = course.settings.validation_documents
     guess = max(LEAST_CORRELATION, GUESS_ERRORS / math.sqrt(documents) if documents else 0.0)
     return course.lowest.loss >= (1 - FLAT) * chance and max(known, default=0.0) <= guess
@@ -262,6 +266,10 @@ def _noise(course: Course) -> float:
     """Share of validation loss by which it may move without meaning anything."""
     documents = course.settings.validation_documents
     return max(LEAST_RISE, STANDARD_ERRORS / math.sqrt(documents) if documents else 0.0)
+
+
+def _above(loss: float, share: float) -> float:
+    return loss + max(share * loss, LEAST_RISE_NATS)
 
 
 def _reference(course: Course) -> Evaluation:

@@ -31,7 +31,8 @@ SIGNIFICANT = 0.05
 LOG_LOSSES = ("log_loss", "loss")
 # A ranking of all documents is no sum over documents; what is tested instead.
 TESTED_INSTEAD = {"roc_auc": "f1_macro"}
-RANDOMISATIONS_WITHOUT_BOOTSTRAP = 1000
+# However few the resamples: by 19 randomisations p is never below .05.
+LEAST_RANDOMISATIONS = 1000
 MOST_UNITS_ENUMERATED = 12
 SWAPS_PER_BLOCK = 2_000_000
 # Equal differences may differ by the rounding of their sums.
@@ -65,9 +66,9 @@ def paired_test(
     references: (n,) class numbers, or (n, C) of 0 and 1 when multi_label. groups: (n,) or None; documents of one
     group are drawn and swapped together. metric: any of METRIC_NAMES, or loss, which is the log loss here; f1_macro
     is tested and named for roc_auc. A score that is undefined counts as 0, as in scikit-learn.
-    `resamples` are drawn for the interval (none for 0, and below ten effective groups) and as many randomisations
-    made for p: (1 + hits) / (1 + randomisations), or exact where at most 12 units differ. Exchanging first and second
-    changes the sign of the difference and nothing else.
+    `resamples` are drawn for the interval (none for 0, and below ten effective groups) and as many randomisations, but
+    at least 1,000, made for p: (1 + hits) / (1 + randomisations), or exact where at most 12 units differ. Exchanging
+    first and second changes the sign of the difference and nothing else.
     Raises ValueError for labels out of range, arrays of unequal length, an unknown metric, and a log loss without
     probabilities.
     """
@@ -94,7 +95,7 @@ def paired_test(
         difference=values[0] - values[1],
         low=low,
         high=high,
-        p=_randomisation_p(units, score, randomisations=resamples or RANDOMISATIONS_WITHOUT_BOOTSTRAP, seed=seed),
+        p=_randomisation_p(units, score, randomisations=max(resamples, LEAST_RANDOMISATIONS), seed=seed),
         p_mcnemar=mcnemar(only_first, only_second) if groups is None else None,
         only_first_right=only_first,
         only_second_right=only_second,

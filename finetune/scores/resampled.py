@@ -37,12 +37,13 @@ def corrected_paired_test(
     """(difference, low, high, p) of J >= 2 differences on the same folds: their mean, interval and two-sided p.
 
     As `corrected_interval`; p is that of t = mean / error with J - 1 degrees of freedom. Where all differences are
-    zero p is 1; where all are the same other number the error is 0, t without bound and p 0: no finite t describes it.
+    zero p is 1. Where all are the same other number they say nothing of their spread, and t has no bound: then p is
+    that of the sign test, 2 / 2^J for J differences of one sign.
     """
     mean, error, freedom = _mean_and_error(differences, train_documents=train_documents, test_documents=test_documents)
     low, high = corrected_interval(differences, train_documents=train_documents, test_documents=test_documents)
     if error == 0:
-        return mean, low, high, 1.0 if abs(mean) < NO_SPREAD else 0.0
+        return mean, low, high, 1.0 if abs(mean) < NO_SPREAD else 0.5**freedom
     return mean, low, high, float(2 * stats.t.sf(abs(mean) / error, freedom))
 
 

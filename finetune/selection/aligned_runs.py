@@ -143,7 +143,7 @@ def _find(folder: Path) -> Run:
     if kind is None and (not inside or (folder / "run.json").is_file()):
         return find_run(folder)
     shown = " ".join(map(str, inside[:RUNS_IN_A_MESSAGE]))
-    do = f"Name the runs inside, such as {shown}" if inside else "Name the runs themselves."
+    do = f"Name the runs inside, such as {shown}." if inside else "Name the runs themselves."
     raise CheckpointError(str(folder), f"is {kind or f'a folder of {len(inside)} runs'}, not a run", do)
 
 

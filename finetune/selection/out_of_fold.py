@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 
 from finetune.errors import CheckpointError
 from finetune.run_files import Scores
@@ -39,8 +38,7 @@ class FoldRun:
     @cached_property
     def held_out(self) -> Columns:
         """COLUMNS of the held-out documents."""
-        rows = read_table(self.run.predictions("test"))
-        return {name: rows[name] for name in COLUMNS}
+        return read_table(self.run.predictions("test"), columns=COLUMNS)
 
     @cached_property
     def folds(self) -> dict[str, int]:
@@ -57,8 +55,9 @@ class FoldRun:
 
     @cached_property
     def _documents(self) -> Columns:
-        table = pyarrow.parquet.read_table(self.run.splits, columns=["id", "content_hash", "split", "fold"])
-        return table.filter(table["fold"].is_valid()).to_pydict()  # type: ignore[no-any-return]
+        table = read_table(self.run.splits, columns=["id", "content_hash", "split", "fold"])
+        kept = [row for row, fold in enumerate(table["fold"]) if fold is not None]
+        return {name: [values[row] for row in kept] for name, values in table.items()}
 
 
 def check_folds(runs: Sequence[FoldRun]) -> None:

@@ -115,7 +115,9 @@ def search_settings(
 
     folder = folder if folder is not None else new_run_folder(f"{loaded.name}-search")
     _refuse_folder(folder)
-    identity = _identity(loaded, space, progress=progress)
+    plan = SearchPlan(identity=_identity(loaded, space, progress=progress), trials=space.trials)
+    if (folder / "plan.json").exists():  # before the journal there, which may be none of ours, is touched
+        _refuse_other(Run(folder).read(folder / "plan.json", SearchPlan), plan, where=folder)
     hint = f"Go on with the same command and --run {shlex.quote(str(folder))}."
     try:
         with StopRequest(where=str(folder), resume_hint=hint).listening():
@@ -124,7 +126,7 @@ def search_settings(
                 rising = greater_is_better(loaded.recipe.training.metric_for_best_model)
                 study = Study.open(folder, seed=loaded.recipe.seed, greater_is_better=rising)
                 search = _Search(loaded, space, folder, study, _SaidOnce(progress.quiet))
-                search.begin(SearchPlan(identity=identity, trials=space.trials))
+                search.begin(plan)
             while (taken := search.next()) is not None:
                 search.run_trial(taken)
             return search.conclude(), folder

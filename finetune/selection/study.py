@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from finetune.errors import CheckpointError
 from finetune.recipe_file import searchable_settings
 from finetune.runs import LOCK, disk_faults
 from finetune.search_space import Choice, Range, Search
@@ -99,7 +100,7 @@ class Study:
 
     @classmethod
     def open(cls, folder: Path, *, seed: int, greater_is_better: bool) -> Study:
-        """The study of this folder, made by the first process that comes."""
+        """The study of this folder, made by the first process that comes. Raises CheckpointError for a damaged one."""
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
@@ -108,13 +109,17 @@ class Study:
         journal = folder / JOURNAL
         lock = JournalLock(journal)
         backend = JournalFileBackend(str(journal), lock_obj=lock)  # type: ignore[arg-type]  # its class is private
-        made = optuna.create_study(
-            storage=JournalStorage(backend),
-            study_name="search",
-            direction="maximize" if greater_is_better else "minimize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING),
-            load_if_exists=True,
-        )
+        try:
+            made = optuna.create_study(
+                storage=JournalStorage(backend),
+                study_name="search",
+                direction="maximize" if greater_is_better else "minimize",
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING),
+                load_if_exists=True,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # as Optuna meets lines that are not its own
+            what = f"cannot be read ({type(error).__name__})"
+            raise CheckpointError(str(journal), what, "Name another folder with --run.") from error
         return cls(folder, made, seed)
 
     @property
