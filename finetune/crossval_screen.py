@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetune.report.sentences import p_text
 from finetune.scores.paired import greater_is_better
 from finetune.selection.crossval import CrossValidation
 from finetune.selection.fold_scores import FoldsScore, RecipeResult, ResampledTest
@@ -59,7 +60,7 @@ def _choice(result: CrossValidation) -> str:
     opening = f"{result.best} has the best mean {result.metric} of {len(result.recipes)} recipes"
     if level:
         return f"{opening}, but is NOT shown to be better than {', '.join(level)}: that may be chance."
-    return f"{opening}, and is better than every other (corrected resampled t with Holm, p < .05: a heuristic)."
+    return f"{opening}, and is better than every other (corrected resampled t with Holm, p < 0.05: a heuristic)."
 
 
 def _verdict(recipe: RecipeResult, metric: str) -> str:
@@ -74,7 +75,7 @@ def _verdict(recipe: RecipeResult, metric: str) -> str:
         name, test = max(level.items(), key=lambda item: sign * item[1].second)
     else:
         name, test = max(recipe.baseline_tests.items(), key=lambda item: item[1].p)
-    said = f"{test.metric} {_cell(test.first)} against {_cell(test.second)} on average, p {_p(test.p)}"
+    said = f"{test.metric} {_cell(test.first)} against {_cell(test.second)} on average, {p_text(test.p)}"
     if level:
         return f"{recipe.name} is NOT shown to beat {', '.join(level)}: {headline}; against {name} {said}."
     untested = [each for each in recipe.baselines if each not in recipe.baseline_tests]
@@ -139,6 +140,8 @@ def _over_baselines(study: SeedStudy) -> str:
     ahead = sum((value > max(known)) if rising else (value < min(known)) for value in ours if value is not None)
     if ahead == len(ours):
         return "Ahead of every baseline with every seed."
+    if ahead == 0:
+        return f"NOT ahead of every baseline with any of {len(ours)} seeds."
     return f"NOT ahead of every baseline: with {ahead} of {len(ours)} seeds only."
 
 
@@ -158,4 +161,4 @@ def _cell(value: float | None, form: str = ".3f") -> str:
 
 
 def _p(value: float) -> str:
-    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -36,6 +36,13 @@ _FIRST_FILES = ("recipe.yaml", "data.json", "splits.parquet")
 OWN_FUNCTIONS = "functions"  # copies of the files that cleaning functions of the user's own come from
 BEGUN_BY_HALF = {LOCK, OWN_FUNCTIONS, *_FIRST_FILES, *(f".{name}.tmp" for name in (*_FIRST_FILES, "run.json"))}
 SECONDS_OF_ORPHANS = 10.0
+KINDS_OF_MANY = {
+    "crossval.json": "a cross-validation",
+    "seeds.json": "a study of seeds",
+    "search.json": "a search",
+    "comparison.json": "a comparison",
+}
+RUNS_IN_A_MESSAGE = 3
 # Words of torch, safetensors and pyarrow, which raise errors of their own kinds.
 FULL_DISK_SIGNS = ("No space left", "os error 28", "File too large", "os error 27", "unexpected pos", "write failed")
 LIBRARIES = (
@@ -201,11 +208,30 @@ def find_run(folder: str | Path) -> Run:
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise CheckpointError(str(folder), "no such run folder")
+    _refuse_many(path)
     if not (path / "run.json").is_file():
         never_begun = (path / LOCK).exists()
         what = "was stopped before its training began" if never_begun else "is not a run folder: it has no run.json"
         raise CheckpointError(str(folder), what, "Train into it again with --run." if never_begun else "")
     return Run(path)
+
+
+def _refuse_many(folder: Path) -> None:
+    """A folder that holds several runs is refused with their names, a search with that of its winner."""
+    kind = next((kind for file, kind in KINDS_OF_MANY.items() if (folder / file).is_file()), None)
+    if kind is None and (folder / "run.json").is_file():
+        return
+    inside = sorted(path.parent for depth in range(1, 5) for path in folder.glob("*/" * depth + "run.json"))
+    if kind is None and not inside:
+        return
+    do = f"Name the runs inside, such as {' '.join(map(str, inside[:RUNS_IN_A_MESSAGE]))}."
+    if (folder / "search.json").is_file():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            winner = json.loads((folder / "search.json").read_text(encoding="utf-8"))["winner"]
+            do = f"Name its winner's run, {folder / 'trials' / str(winner)}."
+    elif not inside:
+        do = "Name the runs themselves."
+    raise CheckpointError(str(folder), f"is {kind or f'a folder of {len(inside)} runs'}, not a run", do)
 
 
 def describe_environment() -> Json:

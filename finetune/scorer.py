@@ -122,7 +122,7 @@ class Scorer:
         if not self.bootstrap or units >= LEAST_EFFECTIVE_GROUPS:
             return []
         what = "documents" if group_array(self.prepared, split) is None else "effective groups"
-        return [f"{split}: no interval, {units:.1f} {what} are too few (at least {LEAST_EFFECTIVE_GROUPS})"]
+        return [f"{split}: no interval, {units:.3g} {what} are too few (at least {LEAST_EFFECTIVE_GROUPS})"]
 
     def _units(self, split: str) -> float:
         groups = group_array(self.prepared, split)

@@ -14,7 +14,6 @@ from finetune.runs import Json, Run, read_json_lines
 
 HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "roc_auc", "log_loss", "loss")
 MOST_CLASSES = 30
-BEST_ROW = "this model (best/)"
 
 
 def render_summary(run: Run) -> str:
@@ -38,10 +37,12 @@ def render_summary(run: Run) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def render_scores(split: SplitScores, baselines: Mapping[str, Mapping[str, SplitScores]]) -> str:
-    """A row for the model and each baseline, a column for each headline score with its 95 % interval."""
+def render_scores(
+    split: SplitScores, baselines: Mapping[str, Mapping[str, SplitScores]], *, model: str = "best"
+) -> str:
+    """A row for the model (its folder, best or last) and each baseline, a column for each headline score."""
     names = [name for name in HEADLINES if name in split.scores]
-    rows = [[BEST_ROW, *(score_text(split.scores[name]) for name in names)]]
+    rows = [[f"this model ({model}/)", *(score_text(split.scores[name]) for name in names)]]
     for baseline, by_split in baselines.items():
         theirs = by_split["test"].scores
         rows.append([baseline, *(score_text(theirs[name]) if name in theirs else "" for name in names)])
@@ -104,7 +105,8 @@ def approximate(split: SplitScores) -> str:
     named = [f"{name} {marked[name]:.0%}" for name in HEADLINES if name in marked]
     if not named:
         return ""
-    return f"\n~ is approximate: few documents or groups, or rare labels; simulated coverage {', '.join(named)}."
+    why = "few documents or groups, or rare labels"
+    return f"\n~ is approximate: {why}; in simulations of such cases coverage was as low as {', '.join(named)}."
 
 
 def _calibrated(calibration: Calibration | None) -> str:

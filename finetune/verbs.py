@@ -149,7 +149,7 @@ def _evaluate_split(arguments: argparse.Namespace) -> tuple[SplitScores, dict[st
     )  # fmt: skip
     opened = f"; {openings(arguments.run_folder)}" if split == "test" else ": selected on, so optimistic"
     title = f"{split} split of {arguments.run_folder}, model {arguments.model}/{opened}"
-    lines = [title + approximate(scores), render_scores(scores, {}), render_classes(scores)]
+    lines = [title + approximate(scores), render_scores(scores, {}, model=arguments.model), render_classes(scores)]
     return scores, {"split": split, **scores.model_dump(mode="json")}, lines
 
 
@@ -169,9 +169,9 @@ def _evaluate_new(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str,
     documents = split.scores["accuracy"].n
     lines = [f"This model does NOT beat {listed(unbeaten)} on these documents (paired test)."] if unbeaten else []
     lines += [f"{arguments.data}: {documents:,} documents new to this run, model {arguments.model}/"]
-    lines += [render_scores(split, baselines), render_classes(split)]
+    lines += [render_scores(split, baselines, model=arguments.model), render_classes(split)]
     if ALL in scores.splits:
-        lines += ["With the documents that the run knew:", render_scores(scores.splits[ALL], {})]
+        lines += ["With the documents that the run knew:", render_scores(scores.splits[ALL], {}, model=arguments.model)]
     lines += [f"Evaluation folder: {done.folder}"]
     return split, {"run": arguments.run_folder, "evaluation": str(done.folder), "split": NEW,
                    **scores.model_dump(mode="json")}, lines  # fmt: skip

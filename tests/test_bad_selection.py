@@ -193,7 +193,12 @@ COMPARE = [
         "seeds: is a study of seeds, not a run. Name the runs inside, such as seeds/seeds/13",
         needs="a seeds",
     ),
-    of_runs("search", "compare a search", "search: is a search, not a run", needs="a search"),
+    of_runs(
+        "search",
+        "compare a search",
+        "search: is a search, not a run. Name its winner's run, search/trials/",
+        needs="a search",
+    ),
     of_runs("comparison", "compare a compared", "compared: is a comparison, not a run", needs="a compared"),
     of_runs(
         "trial",
@@ -508,7 +513,9 @@ EVALUATE = [
     of_runs("gate-inf", f"{HELD} --gate loss<=inf", "--gate 'loss<=inf': 'inf' is not a number"),
     of_runs("gate-on", f"{HELD} --gate-on middle", "command line: argument --gate-on: invalid choice: 'middle'"),
     of_runs("nowhere", "evaluate nowhere", "nowhere: no such run folder"),
-    of_runs("folds", "evaluate cv", "cv: is not a run folder", needs="cv"),
+    of_runs("folds", "evaluate cv", "cv: is a cross-validation, not a run. Name the runs inside", needs="cv"),
+    of_runs("search", "evaluate search", "search: is a search, not a run. Name its winner's run", needs="search"),
+    of_runs("seeds", "predict seeds --text good", "seeds: is a study of seeds, not a run", needs="seeds"),
     of_runs("model", "evaluate a/best", "a/best: is not a run folder"),
     of_runs("no-best", HELD, "a: has no best/", build=lambda f: shutil.rmtree(f / "a/best")),
     of_runs(

@@ -234,7 +234,7 @@ def test_below_ten_groups_there_is_no_interval_and_a_note(tmp_path: Path) -> Non
     comparison = compared(one, two)
     assert all(score.low is None for run in comparison.runs for score in run.scores.values())
     assert comparison.tests[0].test.low is None and "none" in render_comparison(comparison, tmp_path)
-    assert any("6.0 effective groups are too few" in note for note in comparison.notes)
+    assert any("6 effective groups are too few" in note for note in comparison.notes)
 
 
 def test_three_runs_are_ranked_corrected_and_warned_about(tmp_path: Path) -> None:

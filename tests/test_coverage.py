@@ -118,6 +118,11 @@ def test_the_nearest_condition_is_never_a_better_one() -> None:
         assert simulated_coverage("f1_macro", documents=1000, least_class=30, effective_groups=40, **known) is not None
 
 
+def test_a_rare_class_may_be_predicted_seldom() -> None:
+    sizes = {"documents": 100, "least_class": 5, "effective_groups": None}
+    assert simulated_coverage("f1_macro", **sizes, least_predicted=3) == simulated_coverage("f1_macro", **sizes)
+
+
 def test_more_groups_cover_better() -> None:
     by_groups = {
         line["groups"]: line["by_score"]

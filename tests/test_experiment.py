@@ -105,7 +105,8 @@ def test_evaluate_gives_the_reported_score_and_is_recorded(run: Run, capsys: pyt
         assert again[name]["value"] == pytest.approx(reported[name].value, abs=1e-6)
     assert len(read_json_lines(run.test_openings)) == before + 1
     assert main(["evaluate", str(run.folder), "--split", "validation", "--model", "last", "--quiet"]) == 0
-    assert "f1_macro" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "f1_macro" in shown and "this model (last/)" in shown and "best/" not in shown
     assert len(read_json_lines(run.test_openings)) == before + 1
 
 

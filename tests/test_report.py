@@ -197,7 +197,7 @@ def test_the_first_screen_has_verdict_scores_and_baselines(tmp_path: Path) -> No
     assert first.index("beats every baseline") < first.index("overfits from epoch 3") < first.index("This model\n")
     for shown in ("0.628", "~[0.590, 0.664]", "TF-IDF + logistic regression", "[0.564, 0.638]", "p = 0.021"):
         assert shown in first
-    assert "simulated coverage 91 %" in first
+    assert "coverage was as low as 91 %" in first
     assert "No interval is computed for log_loss." in first and "log_loss: 2 true answers had probability 0." in first
 
 
@@ -370,6 +370,7 @@ def test_seeds() -> None:
     assert seeds_sentences(tiny_seeds())[0].startswith("Every one of 3 seeds is ahead of the highest baseline")
     assert seeds_sentences(tiny_seeds(0.5, 0.7))[0].startswith("NOT every seed is ahead")
     assert "but 1 of 2" in seeds_sentences(tiny_seeds(0.5, 0.7))[0]
+    assert seeds_sentences(tiny_seeds(0.5, 0.5))[0].startswith("NONE of 2 seeds is ahead of the highest baseline")
 
 
 def test_a_search() -> None:

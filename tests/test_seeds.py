@@ -86,9 +86,11 @@ def test_the_screen_begins_with_the_baselines(home: Path, study: SeedStudy) -> N
     lines = render_seeds(study, home / "study").splitlines()
     best = max(scores["f1_macro"] or 0.0 for scores in study.baselines.values())
     ahead = sum((value or 0.0) > best for value in study.scores["f1_macro"].values)
-    opening = (
-        "Ahead of every baseline with every seed." if ahead == 2 else f"NOT ahead of every baseline: with {ahead} of"
-    )
+    opening = {
+        0: "NOT ahead of every baseline with any of 2 seeds.",
+        1: "NOT ahead of every baseline: with 1 of 2 seeds only.",
+        2: "Ahead of every baseline with every seed.",
+    }[ahead]
     assert lines[0].startswith(opening) and "Over 2 seeds test f1_macro is " in lines[0]
     assert [line.split()[1] for line in lines if line.startswith("seed ")] == ["13", "14"]
 

@@ -77,7 +77,7 @@ def seeds_sentences(study: SeedStudy, language: Language = "en") -> list[str]:
         return [words("seeds.alone", **told), words("seeds.about")]
     name, theirs = rival
     told |= {"baseline": name, "theirs": number(theirs), "ahead": seeds_ahead(study)}
-    key = "seeds.ahead" if seeds_ahead(study) == len(study.runs) else "seeds.some"
+    key = {0: "seeds.none", len(study.runs): "seeds.ahead"}.get(seeds_ahead(study), "seeds.some")
     return [words(key, **told), words("seeds.about")]
 
 

@@ -60,7 +60,9 @@ def simulated_coverage(
         least_predicted=least_predicted,
     ):
         return None
-    seldom = least_predicted is not None and least_predicted < NOMINAL_PREDICTED
+    # A class of few documents is predicted seldom by good models too; its conditions were simulated with both.
+    rare = least_class < NOMINAL_LEAST_CLASS
+    seldom = not rare and least_predicted is not None and least_predicted < NOMINAL_PREDICTED
     grouped = effective_groups is not None
     # A score that seldom had an interval where a class is seldom predicted was not simulated there.
     covered = _covered(column, grouped=grouped, seldom=seldom) or _covered(column, grouped=grouped, seldom=False)

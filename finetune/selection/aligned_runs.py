@@ -24,13 +24,6 @@ from finetune.runs import Run, find_run, read_json_lines
 from finetune.scores.classification import checked_probabilities
 
 IDS_IN_A_MESSAGE = 3
-RUNS_IN_A_MESSAGE = 3
-KINDS_OF_MANY = {
-    "crossval.json": "a cross-validation",
-    "seeds.json": "a study of seeds",
-    "search.json": "a search",
-    "comparison.json": "a comparison",
-}
 PREDICTION_COLUMNS = ("id", "group", "reference", "prediction", "probabilities")
 
 Array = npt.NDArray[Any]
@@ -103,7 +96,7 @@ def read_aligned_runs(folders: Sequence[Path], *, intersection: bool) -> list[Al
 
 
 def _read_run(folder: Path, *, name: str) -> AlignedRun:
-    run = _find(folder)
+    run = find_run(folder)
     info = run.read(run.info, RunInfo)
     if info.status != "complete":
         raise CheckpointError(str(folder), f"is not complete: {info.status}", "Finish it first: --resume.")
@@ -134,17 +127,6 @@ def _read_run(folder: Path, *, name: str) -> AlignedRun:
     except (KeyError, TypeError, ValueError) as error:
         what = f"does not fit the other files of its run ({error})"
         raise CheckpointError(str(path), what, "Train the run again.") from None
-
-
-def _find(folder: Path) -> Run:
-    """The run of a folder; a folder that holds several is refused with their names."""
-    kind = next((kind for file, kind in KINDS_OF_MANY.items() if (folder / file).is_file()), None)
-    inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/run.json"))
-    if kind is None and (not inside or (folder / "run.json").is_file()):
-        return find_run(folder)
-    shown = " ".join(map(str, inside[:RUNS_IN_A_MESSAGE]))
-    do = f"Name the runs inside, such as {shown}." if inside else "Name the runs themselves."
-    raise CheckpointError(str(folder), f"is {kind or f'a folder of {len(inside)} runs'}, not a run", do)
 
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:

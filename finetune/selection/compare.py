@@ -315,7 +315,7 @@ def _remarks(runs: Sequence[AlignedRun], groups: Array | None, *, metric: str) -
     units = len(runs[0].ids) if groups is None else effective_groups(groups)
     if units < LEAST_EFFECTIVE_GROUPS:
         what = "documents" if groups is None else "effective groups"
-        remarks.append(f"no interval: {units:.1f} {what} are too few (at least {LEAST_EFFECTIVE_GROUPS})")
+        remarks.append(f"no interval: {units:.3g} {what} are too few (at least {LEAST_EFFECTIVE_GROUPS})")
     if len(runs) > 2:
         remarks.append(
             "choosing the best of several runs here makes its score look better than it is: choose on validation or "
