@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -12,11 +13,16 @@ from finetune.errors import FinetuneError, Stopped
 from finetune.progress import write
 
 EXIT_INTERRUPTED = 130
+EXIT_OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 
 def console() -> NoReturn:
     """The installed `finetune` command."""
-    code = main(sys.argv[1:])
+    try:
+        code = main(sys.argv[1:])
+    except Exception:  # our own fault; python's exit code 1 would read as a gate that failed
+        traceback.print_exc()
+        code = EXIT_OWN_FAULT
     sys.stdout.flush()
     sys.stderr.flush()
     if "WORLD_SIZE" in os.environ:

@@ -150,7 +150,7 @@ def evaluate(
     Raises CheckpointError when the data is not what the run was trained on. Opening the test split is recorded.
     """
     run = find_run(folder)
-    loaded, prepared = _as_trained(run, models=[run.best if model == "best" else run.last], progress=progress)
+    loaded, prepared = _as_trained(run, models=[model], progress=progress)
     return rescore(run, loaded, prepared, split=split, model=model, progress=progress)
 
 
@@ -166,17 +166,16 @@ def score_test(folder: str | Path, *, progress: Progress = SILENT) -> Scores:
             raise CheckpointError(str(run.folder), f"is not finished: {info.status}", "Finish it first: --resume.")
         if "test" in scores.splits:
             raise CheckpointError(str(run.folder), "has its test scores already", "They are in scores.json.")
-        loaded, prepared = _as_trained(run, models=[run.best, run.last], progress=progress)
+        loaded, prepared = _as_trained(run, models=["best", "last"], progress=progress)
         learner = build_learner(loaded, prepared, progress=progress)
         result = FitResult(best_epoch=scores.best_epoch, best_step=scores.best_step, steps=info.steps)
         return score_run(run, loaded, prepared, learner, result, calibration=scores.calibration, progress=progress)
 
 
-def _as_trained(run: Run, *, models: Sequence[Path], progress: Progress) -> tuple[LoadedRecipe, Prepared]:
+def _as_trained(run: Run, *, models: Sequence[str], progress: Progress) -> tuple[LoadedRecipe, Prepared]:
     """Recipe and data of a run whose `models` are there and whose data is what it was trained on."""
-    for folder in models:
-        if not folder.is_dir():
-            raise CheckpointError(str(run.folder), f"has no {folder.name}/", "Finish the training first: --resume.")
+    for name in models:
+        run.model(name)
     loaded = load_recipe(run.recipe)
     prepared = prepare(loaded, progress=progress)
     if prepared.fingerprint != run.read(run.info, RunInfo).data_fingerprint:

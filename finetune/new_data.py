@@ -31,7 +31,7 @@ from finetune.data.prepare import Prepared, column_map, prepare, watched_corpora
 from finetune.data.row_streams import selected, values
 from finetune.data.sources import Loaded, load_examples
 from finetune.error_analysis import analyse
-from finetune.errors import CheckpointError, DataError, FinetuneError, Problem, listed
+from finetune.errors import DataError, FinetuneError, Problem, listed
 from finetune.opponents import beats_all, opponent_thresholds, paired_tests
 from finetune.predict import Predictor, RowPredictions
 from finetune.progress import SILENT, WARNING, Progress
@@ -72,10 +72,9 @@ def evaluate_new(
     Raises CheckpointError for the run, DataError for the data: as `prepare`, and for labels that the model has not.
     """
     run = find_run(run_folder)
-    if not (run.folder / model).is_dir():
-        raise CheckpointError(str(run.folder), f"has no {model}/", "Finish the training first: --resume.")
+    folder = run.model(model)
     loaded, trained = load_recipe(run.recipe), run.read(run.scores, Scores)
-    predictor = Predictor.load(run.folder / model, use_cpu=loaded.recipe.training.use_cpu)
+    predictor = Predictor.load(folder, use_cpu=loaded.recipe.training.use_cpu)
     data = _read(source, loaded, predictor, progress=progress)
     known = _known(run, data.rows)
     prepared = _prepared(data, known, predictor)

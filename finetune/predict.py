@@ -19,7 +19,7 @@ from finetune.data.cleaning import clean_text
 from finetune.data.labels import LabelMap
 from finetune.data.own_functions import own_function_folders
 from finetune.data.windows import Ints, cut_windows, passages
-from finetune.errors import CheckpointError, DataError, ModelError, listed
+from finetune.errors import DataError, ModelError, listed
 from finetune.models import load_classifier
 from finetune.recipe import Windows
 from finetune.run_files import Calibration
@@ -85,10 +85,7 @@ class Predictor:
         """From a run folder (its best/), or from best/, last/ or a copy of them. Raises ModelError."""
         path = Path(folder).expanduser()
         if not (path / MODEL_SETTINGS).exists() and not (path / "config.json").exists():
-            run = find_run(path)
-            path = run.best
-            if not path.is_dir():
-                raise CheckpointError(str(run.folder), "has no best/", "Finish the training first: --resume.")
+            path = find_run(path).model("best")
         model, tokenizer = load_classifier(path)
         settings = _read_settings(path)
         names = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}

@@ -93,6 +93,16 @@ class Run:
     def baseline_predictions(self, baseline: str, split: str) -> Path:
         return self.folder / "baselines" / baseline / f"{split}.parquet"
 
+    def model(self, name: str) -> Path:
+        """The folder of the model `best` or `last`. Raises CheckpointError when it is not there."""
+        path = self.folder / name
+        if path.is_dir():
+            return path
+        what, do = f"has no {name}/", "Finish the training first: --resume."
+        if self.folder.absolute().parent.name == "trials":
+            what, do = f"{what}: a search keeps the model of its best trial alone", "Name that trial."
+        raise CheckpointError(str(self.folder), what, do)
+
     def read(self, path: Path, kind: type[FileModel]) -> FileModel:
         """A JSON file of this run. Raises CheckpointError when it is not there or not ours."""
         try:

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.report.sentences import score_text
+from finetune.report.many_sentences import winner_scores
+from finetune.report.sentences import score_text, verdict_sentences
 from finetune.search_space import Choice
 from finetune.selection.search import SearchResult, TrialRow
 from finetune.summary import table
@@ -17,10 +18,11 @@ MOST_TRIALS = 20
 def render_search(result: SearchResult, folder: Path) -> str:
     """The whole screen; `folder` is that of the search."""
     winner = next(trial for trial in result.trials if trial.number == result.winner)
-    test = result.test[result.metric]
+    test, scores = result.test[result.metric], winner_scores(result, folder)
     chosen = f"Chosen by {result.metric} on validation: {_number(winner.value)}, optimistic, because it is the best of"
     parts = [
-        f"Trial {result.winner} wins: test {result.metric} {score_text(test)} ({test.n:,} documents).",
+        verdict_sentences(scores)[0] if scores is not None else "",
+        f"Trial {result.winner} wins: test {result.metric} {score_text(test)} ({test.n:,} documents).\n"
         f"{chosen} {len(result.trials)} trials.",
         _trials(result),
         _importance(result),

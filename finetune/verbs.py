@@ -125,6 +125,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     # Before any work: a faulty rule must not cost an opening of the test split.
     gates = [parse_gate(rule, metrics=get_args(SelectionMetric)) for rule in arguments.gate]
+    if arguments.gate_on != "value" and not gates:
+        raise RecipeError("command line", "--gate-on says how gates are held, and there is none", "Add --gate RULE.")
     if arguments.data and arguments.split != "test":
         what = "--split names a split of the run, --data something else"
         raise RecipeError("command line", what, "Leave one of them out.")
@@ -134,7 +136,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         told["gates"] = [asdict(outcome) for outcome in outcomes]
         write(sys.stdout, json.dumps(told, ensure_ascii=False))
     else:
-        write(sys.stdout, "\n\n".join(lines))
+        held = [f"Gate {outcome.rule} holds ({outcome.held:.3f})." for outcome in outcomes if outcome.passed]
+        write(sys.stdout, "\n\n".join(part for part in (*lines, *held) if part))
     check_gates(outcomes)
     return 0
 
@@ -156,7 +159,7 @@ def _evaluate_split(arguments: argparse.Namespace) -> tuple[SplitScores, dict[st
 def _evaluate_new(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str, Any], list[str]]:
     """The same of new data; what reading it brought to light goes to stderr."""
     from finetune.new_data import ALL, NEW, evaluate_new
-    from finetune.summary import render_classes, render_scores
+    from finetune.summary import approximate, render_classes, render_scores, render_tests
 
     progress = progress_of(arguments)
     done = evaluate_new(arguments.run_folder, arguments.data, model=arguments.model, progress=progress)
@@ -168,8 +171,10 @@ def _evaluate_new(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str,
     unbeaten = [name for name, test in scores.baseline_tests.items() if not test.better]
     documents = split.scores["accuracy"].n
     lines = [f"This model does NOT beat {listed(unbeaten)} on these documents (paired test)."] if unbeaten else []
-    lines += [f"{arguments.data}: {documents:,} documents new to this run, model {arguments.model}/"]
-    lines += [render_scores(split, baselines, model=arguments.model), render_classes(split)]
+    lines += [f"{arguments.data}: {documents:,} documents that taught this run nothing, model {arguments.model}/"]
+    lines[-1] += approximate(split)
+    lines += [render_scores(split, baselines, model=arguments.model), render_tests(scores.baseline_tests)]
+    lines += [render_classes(split)]
     if ALL in scores.splits:
         lines += ["With the documents that the run knew:", render_scores(scores.splits[ALL], {}, model=arguments.model)]
     lines += [f"Evaluation folder: {done.folder}"]

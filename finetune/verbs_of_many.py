@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from finetune.errors import RecipeError
 from finetune.progress import write
 from finetune.recipe_file import LoadedRecipe
+from finetune.run_files import RunFile
 from finetune.verbs import load_target, progress_of
+
+AnyResult = TypeVar("AnyResult", bound=RunFile)
 
 LEAST_FOLDS = 2
 LEAST_SEEDS = 2
@@ -20,7 +25,6 @@ def compare(arguments: argparse.Namespace) -> int:
     if len(arguments.run_folders) < 2:
         raise RecipeError("command line", "compare needs two runs", "Name another run folder.")
     from finetune.comparison_screen import render_comparison
-    from finetune.report.writing import write_report
     from finetune.selection.compare import compare_runs
 
     comparison, folder = compare_runs(
@@ -29,12 +33,7 @@ def compare(arguments: argparse.Namespace) -> int:
         intersection=arguments.intersection,
         folder=Path(arguments.output).expanduser() if arguments.output else None,
     )
-    write_report(folder)
-    if arguments.json:
-        write(sys.stdout, json.dumps(comparison.model_dump(mode="json"), ensure_ascii=False))
-    else:
-        write(sys.stdout, render_comparison(comparison, folder))
-    return 0
+    return _shown(comparison, folder, render_comparison, arguments)
 
 
 def crossval(arguments: argparse.Namespace) -> int:
@@ -51,7 +50,6 @@ def crossval(arguments: argparse.Namespace) -> int:
         raise RecipeError("command line", f"--fold must be 1 to {arguments.folds}, found {arguments.fold}")
     loaded = [_loaded(word, overrides, arguments) for word in recipes]
     from finetune.crossval_screen import render_crossval
-    from finetune.report.writing import write_report
     from finetune.selection.crossval import cross_validate
 
     result, folder = cross_validate(
@@ -65,12 +63,7 @@ def crossval(arguments: argparse.Namespace) -> int:
     if result is None:
         progress_of(arguments).say(f"{folder}: other folds are still missing; the table is made when all are there")
         return 0
-    write_report(folder)
-    if arguments.json:
-        write(sys.stdout, json.dumps({"folder": str(folder), **result.model_dump(mode="json")}, ensure_ascii=False))
-    else:
-        write(sys.stdout, render_crossval(result, folder))
-    return 0
+    return _shown(result, folder, render_crossval, arguments)
 
 
 def search(arguments: argparse.Namespace) -> int:
@@ -79,7 +72,6 @@ def search(arguments: argparse.Namespace) -> int:
         raise RecipeError(
             str(arguments.target), "has no section search", "Add search: {space: {SETTING: {low, high}}}."
         )
-    from finetune.report.writing import write_report
     from finetune.search_screen import render_search
     from finetune.selection.search import search_settings
 
@@ -88,12 +80,7 @@ def search(arguments: argparse.Namespace) -> int:
     if result is None:
         progress_of(arguments).say(f"{folder}: another process is still at it and will score the winner")
         return 0
-    write_report(folder)
-    if arguments.json:
-        write(sys.stdout, json.dumps({"folder": str(folder), **result.model_dump(mode="json")}, ensure_ascii=False))
-    else:
-        write(sys.stdout, render_search(result, folder))
-    return 0
+    return _shown(result, folder, render_search, arguments)
 
 
 def seeds(arguments: argparse.Namespace) -> int:
@@ -105,17 +92,11 @@ def seeds(arguments: argparse.Namespace) -> int:
         raise RecipeError("command line", what, do)
     loaded = load_target(Path(arguments.target).expanduser(), arguments)
     from finetune.crossval_screen import render_seeds
-    from finetune.report.writing import write_report
     from finetune.selection.seeds import train_with_seeds
 
     folder = Path(arguments.run).expanduser() if arguments.run else None
     result, folder = train_with_seeds(loaded, count=arguments.seeds, folder=folder, progress=progress_of(arguments))
-    write_report(folder)
-    if arguments.json:
-        write(sys.stdout, json.dumps({"folder": str(folder), **result.model_dump(mode="json")}, ensure_ascii=False))
-    else:
-        write(sys.stdout, render_seeds(result, folder))
-    return 0
+    return _shown(result, folder, render_seeds, arguments)
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -129,3 +110,17 @@ def report(arguments: argparse.Namespace) -> int:
 def _loaded(word: str, overrides: list[str], arguments: argparse.Namespace) -> LoadedRecipe:
     arguments.overrides, arguments.text_column, arguments.label_column = overrides, None, None
     return load_target(Path(word).expanduser(), arguments)
+
+
+def _shown(
+    result: AnyResult, folder: Path, render: Callable[[AnyResult, Path], str], arguments: argparse.Namespace
+) -> int:
+    """Write the folder's report, then print the result as JSON or as a screen."""
+    from finetune.report.writing import write_report
+
+    page = write_report(folder)
+    if arguments.json:
+        write(sys.stdout, json.dumps({"folder": str(folder), **result.model_dump(mode="json")}, ensure_ascii=False))
+    else:
+        write(sys.stdout, f"{render(result, folder)}\nReport: {page}")
+    return 0

@@ -381,7 +381,7 @@ def test_folders_that_are_no_runs_are_refused_together(tmp_path: Path) -> None:
     message = refused(one, one, tmp_path / "nowhere", tmp_path / "folds", tmp_path)
     assert f"{one}: is named twice" in message and "nowhere: no such run folder" in message
     assert f"is a cross-validation, not a run. Name the runs inside, such as {inside[0]} {inside[1]}" in message
-    assert "is a folder of 1 runs, not a run" in message
+    assert "is a folder of 3 runs, not a run" in message
     with pytest.raises(RecipeError, match="needs two runs"):
         compared(one)
 

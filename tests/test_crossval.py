@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
-from tiny_series import write_recipe, write_reviews
+from tiny_series import forbid_training, write_recipe, write_reviews
 
 from finetune import experiment
 from finetune.cli import main
@@ -22,6 +22,7 @@ from finetune.data.prepare import Prepared, prepare
 from finetune.errors import CheckpointError, DataError, FinetuneError, ModelError, RecipeError, Stopped
 from finetune.progress import SILENT
 from finetune.recipe_file import load_recipe
+from finetune.report.many_sentences import crossval_sentences
 from finetune.run_files import Scores
 from finetune.runs import Run, read_table, write_table
 from finetune.scores.resampled import corrected_interval, corrected_paired_test
@@ -56,13 +57,7 @@ def result(home: Path) -> CrossValidation:
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever trains now, fails."""
-
-    def refuse(*words: Any, **settings: Any) -> Run:
-        raise AssertionError("nothing is to be trained here")
-
-    monkeypatch.setattr(experiment, "train", refuse)
-    monkeypatch.setattr(experiment, "resume", refuse)
+    forbid_training(monkeypatch)
 
 
 def runs(folder: Path) -> list[Run]:
@@ -136,7 +131,7 @@ def test_a_fold_is_an_ordinary_run_without_checkpoints(home: Path, tmp_path: Pat
 def test_the_screen_says_first_whether_the_baselines_are_beaten(home: Path, result: CrossValidation) -> None:
     lines = render_crossval(result, home / "cv").splitlines()
     beaten = result.recipes[0].beats_baselines
-    assert lines[0].startswith("small beats every baseline" if beaten else "small is NOT shown to beat ")
+    assert lines[0].startswith("small beats every baseline" if beaten else "small does NOT beat every baseline")
     assert "3 folds: 90 documents in 30 groups, each held out once." in lines
     assert sum(line.startswith(("1   ", "2   ", "3   ")) for line in lines) == FOLDS
     assert any(line.startswith("pooled (out of fold)") for line in lines)
@@ -259,7 +254,7 @@ def test_the_best_of_two_recipes_over_repeats_is_tested_with_holm(tmp_path: Path
     assert len(scores.values) == 4 and len(scores.pooled_by_repeat) == 2
     assert scores.pooled == pytest.approx(np.mean([value for value in scores.pooled_by_repeat if value is not None]))
     screen = render_crossval(result, tmp_path / "cv")
-    assert screen.startswith(f"{result.best} has the best mean f1_macro of 2 recipes, ")
+    assert screen.splitlines()[:2] == crossval_sentences(result)
     assert "p (Holm)" in screen and "2 folds, 2 times: 60 documents in 20 groups" in screen
 
 

@@ -248,7 +248,7 @@ def test_the_verb_prints_the_results_before_a_gate_decides(run: Run, capsys: pyt
     command = ["evaluate", "run", "--data", "later.csv", "--quiet"]
     assert main([*command, "--gate", "accuracy>=0.0", "--gate", "f1_macro<0.0", "--gate", "roc_auc>1"]) == 1
     shown = capsys.readouterr()
-    assert "40 documents new to this run" in shown.out and "tfidf_logistic" in shown.out
+    assert "40 documents that taught this run nothing" in shown.out and "tfidf_logistic" in shown.out
     assert len(shown.err.strip().splitlines()) == 2 and "error: --gate 'f1_macro<0.0': f1_macro is" in shown.err
     assert main([*command, "--json", "--gate", "accuracy>=0", "--gate-on", "interval"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -252,7 +252,8 @@ def test_several_labels_have_no_matrix_and_show_thresholds(tmp_path: Path) -> No
 
 def test_the_first_sentence_when_every_baseline_is_beaten() -> None:
     assert verdict_sentences(BASE_SCORES) == [
-        "This model beats every baseline: test f1_macro 0.628 ~[0.590, 0.664]; the strongest, tfidf_logistic, has "
+        "This model beats every baseline: test f1_macro 0.628 ~[0.590, 0.664]; the strongest on validation, "
+        "tfidf_logistic, has "
         "0.602 (paired difference +0.026 [+0.004, +0.049], p = 0.021).",
         "The model overfits from epoch 3 (validation loss rose from 0.412 at epoch 2 to 0.731, training loss fell from "
         "0.690 to 0.120); first to try: training.num_train_epochs=2.",
@@ -265,24 +266,28 @@ def test_the_first_sentence_when_every_baseline_is_beaten() -> None:
     [
         (
             {"majority": paired(0.628, 0.4), "tfidf_logistic": paired(0.628, 0.602, p=0.2, better=False)},
-            "This model does NOT beat the strongest baseline, tfidf_logistic: test f1_macro 0.628 ~[0.590, 0.664] "
+            "This model does NOT beat the strongest baseline on validation, tfidf_logistic: test f1_macro "
+            "0.628 ~[0.590, 0.664] "
             "against 0.602 (paired difference +0.026 [+0.004, +0.049], p = 0.200), which may be chance; it is ahead of "
             "majority.",
         ),
         (
             {"tfidf_logistic": paired(0.628, 0.7, p=0.0001, better=False)},
-            "This model does NOT beat the strongest baseline, tfidf_logistic, and is worse: test f1_macro 0.628 "
+            "This model does NOT beat the strongest baseline on validation, tfidf_logistic, and is worse: "
+            "test f1_macro 0.628 "
             "~[0.590, 0.664] against 0.700 (paired difference -0.072 [-0.094, -0.049], p < 0.001).",
         ),
         (
             {"majority": paired(0.628, 0.62, p=0.12, better=False), "tfidf_logistic": paired(0.628, 0.602)},
-            "This model does NOT beat every baseline: it is ahead of the strongest, tfidf_logistic (test f1_macro "
+            "This model does NOT beat every baseline: it is ahead of the strongest on validation, "
+            "tfidf_logistic (test f1_macro "
             "0.628 ~[0.590, 0.664] against 0.602, +0.026 [+0.004, +0.049], p = 0.021), but not of majority (+0.008, "
             "p = 0.120).",
         ),
         (
             {"majority": paired(0.628, 0.4), "tfidf_logistic": paired(0.628, 0.628, p=1.0, better=False)},
-            "This model does NOT beat the strongest baseline, tfidf_logistic: both have test f1_macro 0.628; it is "
+            "This model does NOT beat the strongest baseline on validation, tfidf_logistic: both have test "
+            "f1_macro 0.628; it is "
             "ahead of majority.",
         ),
     ],
@@ -307,7 +312,9 @@ def test_old_runs_say_that_nothing_was_tested() -> None:
     assert outcome(ahead) == "open"
     best = {split: split_scores(0.7) for split in ("validation", "test")}
     behind = tiny_scores(old=True, baselines={"majority": best})
-    assert verdict_sentences(behind)[0].startswith("This model does NOT beat the strongest baseline, majority")
+    assert verdict_sentences(behind)[0].startswith(
+        "This model does NOT beat the strongest baseline on validation, majority"
+    )
     assert outcome(behind) == "bad"
 
 

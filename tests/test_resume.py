@@ -613,7 +613,7 @@ TRAPS: dict[str, Callable[[int], None]] = {
     "SIGINT twice in step": trap_step(send(signal.SIGINT, times=2)),
     "SIGTERM in evaluation": trap_evaluation(send(signal.SIGTERM)),
     "SIGINT in preparation": trap_function("finetune.experiment", "build_learner", send(signal.SIGINT)),
-    "SIGINT in baselines": trap_function("finetune.scoring", "_score_baselines", send(signal.SIGINT)),
+    "SIGINT in baselines": trap_function("finetune.scoring", "_beside_baselines", send(signal.SIGINT)),
     "SIGTERM in last model": trap_function("finetune.learner", "save_model", send(signal.SIGTERM)),
     "SIGTERM while the best is loaded": trap_function(
         "finetune.training.sealed_trainer", "seal_fault", send(signal.SIGTERM)

@@ -421,10 +421,11 @@ def test_what_stands_beside_the_scores_may_change(searched: tuple[SearchResult, 
     assert search_settings(load_recipe(recipe, overrides), folder=folder)[0] == result
 
 
-def test_the_screen_says_the_test_score_first(searched: tuple[SearchResult, Path, Path]) -> None:
+def test_the_screen_says_the_verdict_and_the_test_score_first(searched: tuple[SearchResult, Path, Path]) -> None:
     result, folder, _ = searched
     text = render_search(result, folder)
-    assert text.startswith(f"Trial {result.winner} wins: test f1_macro ")
+    assert text.startswith("This model "), "the winner against the baselines comes first"
+    assert f"\nTrial {result.winner} wins: test f1_macro " in text
     for part in ("optimistic", "opened once", "too few", *result.overrides, str(folder), "finetune train"):
         assert part in text
 

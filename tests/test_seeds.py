@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_series import write_recipe
+from tiny_series import forbid_training, write_recipe
 
 from finetune import experiment
 from finetune.crossval_screen import render_seeds
@@ -43,13 +43,7 @@ def study(home: Path) -> SeedStudy:
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever trains now, fails."""
-
-    def refuse(*words: Any, **settings: Any) -> Run:
-        raise AssertionError("nothing is to be trained here")
-
-    monkeypatch.setattr(experiment, "train", refuse)
-    monkeypatch.setattr(experiment, "resume", refuse)
+    forbid_training(monkeypatch)
 
 
 def runs(folder: Path) -> list[Run]:
@@ -87,11 +81,11 @@ def test_the_screen_begins_with_the_baselines(home: Path, study: SeedStudy) -> N
     best = max(scores["f1_macro"] or 0.0 for scores in study.baselines.values())
     ahead = sum((value or 0.0) > best for value in study.scores["f1_macro"].values)
     opening = {
-        0: "NOT ahead of every baseline with any of 2 seeds.",
-        1: "NOT ahead of every baseline: with 1 of 2 seeds only.",
-        2: "Ahead of every baseline with every seed.",
+        0: "NONE of 2 seeds is ahead of the highest baseline",
+        1: "NOT every seed is ahead of the highest baseline",
+        2: "Every one of 2 seeds is ahead of the highest baseline",
     }[ahead]
-    assert lines[0].startswith(opening) and "Over 2 seeds test f1_macro is " in lines[0]
+    assert lines[0].startswith(opening) and "test f1_macro " in lines[0]
     assert [line.split()[1] for line in lines if line.startswith("seed ")] == ["13", "14"]
 
 

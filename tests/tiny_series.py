@@ -12,6 +12,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from finetune import experiment
+
 WORDS = {"good": ["fine", "lovely", "clean", "warm"], "bad": ["dirty", "cold", "rude", "broken"]}
 RECIPE: dict[str, Any] = {
     "task": "text-classification",
@@ -47,3 +51,13 @@ def write_recipe(folder: Path, name: str = "small", *, rows: int = 90, **section
     path = folder / f"{name}.yaml"
     path.write_text(json.dumps(RECIPE | sections), encoding="utf-8")
     return path
+
+
+def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever trains now, fails."""
+
+    def refuse(*words: Any, **settings: Any) -> None:
+        raise AssertionError("nothing is to be trained here")
+
+    monkeypatch.setattr(experiment, "train", refuse)
+    monkeypatch.setattr(experiment, "resume", refuse)

@@ -14,6 +14,7 @@ from finetune.report.many_sentences import (
     search_sentences,
     seeds_outcome,
     seeds_sentences,
+    winner_scores,
 )
 from finetune.report.page import Child, Markup, tag
 from finetune.report.parts import (
@@ -36,7 +37,7 @@ from finetune.report.parts import (
     strip_column,
     table,
 )
-from finetune.report.sentences import Tested, p_of, p_text
+from finetune.report.sentences import Tested, outcome, p_of, p_text, verdict_sentences
 from finetune.report.strings import Language, Words
 from finetune.run_files import Score
 from finetune.scores.paired import greater_is_better
@@ -93,14 +94,15 @@ def render_seeds(study: SeedStudy, folder: Path, language: Language) -> str:
 
 
 def render_search(result: SearchResult, folder: Path, language: Language) -> str:
-    words = Words(language)
+    words, scores = Words(language), winner_scores(result, folder)
     metrics = [name for name in dict.fromkeys([result.metric, *HEADLINES]) if name in result.test]
+    verdict = verdict_sentences(scores, language)[:1] if scores is not None else []
     return many_page(
         folder,
         result.kind,
         [],
-        search_sentences(result, language),
-        "open",
+        [*verdict, *search_sentences(result, language)],
+        outcome(scores) if scores is not None else "open",
         [
             table(
                 words("search.test"),

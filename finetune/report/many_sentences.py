@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from finetune.report.sentences import (
     Outcome,
     difference_text,
@@ -12,7 +14,8 @@ from finetune.report.sentences import (
     score_text,
 )
 from finetune.report.strings import Language, Words
-from finetune.run_files import PairedTest, Score
+from finetune.run_files import PairedTest, Score, Scores
+from finetune.runs import Run
 from finetune.scores.paired import compared_metric, greater_is_better
 from finetune.selection.compare import Comparison
 from finetune.selection.crossval import CrossValidation
@@ -103,6 +106,12 @@ def search_sentences(result: SearchResult, language: Language = "en") -> list[st
             failed=states.count("failed"),
         ),
     ]
+
+
+def winner_scores(result: SearchResult, folder: Path) -> Scores | None:
+    """What the winner's own run says, against its baselines too; None where its folder is gone."""
+    run = Run(folder / "trials" / str(result.winner))
+    return run.read(run.scores, Scores) if run.scores.is_file() else None
 
 
 def best_run(comparison: Comparison) -> tuple[str, dict[str, PairedTest]]:

@@ -48,14 +48,14 @@ class Words:
 # ruff: noqa: E501
 WORDS: dict[str, tuple[str, str]] = {
     # ---- the verdict against the baselines
-    "verdict.beats": ("This model beats every baseline: test {metric} {ours}; the strongest, {name}, has {theirs} (paired difference {difference}, {p}).", "本模型优于所有基线：测试集 {metric} 为 {ours}；最强的基线 {name} 为 {theirs}（配对差值 {difference}，{p}）。"),
-    "verdict.chance": ("This model does NOT beat the strongest baseline, {name}: test {metric} {ours} against {theirs} (paired difference {difference}, {p}), which may be chance{tail}.", "本模型未能胜过最强的基线 {name}：测试集 {metric} 为 {ours}，对方为 {theirs}（配对差值 {difference}，{p}），这一差别可能出于偶然{tail}。"),
-    "verdict.worse": ("This model does NOT beat the strongest baseline, {name}, and is worse: test {metric} {ours} against {theirs} (paired difference {difference}, {p}){tail}.", "本模型未能胜过最强的基线 {name}，而且更差：测试集 {metric} 为 {ours}，对方为 {theirs}（配对差值 {difference}，{p}）{tail}。"),
-    "verdict.tie": ("This model does NOT beat the strongest baseline, {name}: both have test {metric} {theirs}{tail}.", "本模型未能胜过最强的基线 {name}：两者的测试集 {metric} 均为 {theirs}{tail}。"),
+    "verdict.beats": ("This model beats every baseline: test {metric} {ours}; the strongest on validation, {name}, has {theirs} (paired difference {difference}, {p}).", "本模型优于所有基线：测试集 {metric} 为 {ours}；（按验证集）最强的基线 {name} 为 {theirs}（配对差值 {difference}，{p}）。"),
+    "verdict.chance": ("This model does NOT beat the strongest baseline on validation, {name}: test {metric} {ours} against {theirs} (paired difference {difference}, {p}), which may be chance{tail}.", "本模型未能胜过（按验证集）最强的基线 {name}：测试集 {metric} 为 {ours}，对方为 {theirs}（配对差值 {difference}，{p}），这一差别可能出于偶然{tail}。"),
+    "verdict.worse": ("This model does NOT beat the strongest baseline on validation, {name}, and is worse: test {metric} {ours} against {theirs} (paired difference {difference}, {p}){tail}.", "本模型未能胜过（按验证集）最强的基线 {name}，而且更差：测试集 {metric} 为 {ours}，对方为 {theirs}（配对差值 {difference}，{p}）{tail}。"),
+    "verdict.tie": ("This model does NOT beat the strongest baseline on validation, {name}: both have test {metric} {theirs}{tail}.", "本模型未能胜过（按验证集）最强的基线 {name}：两者的测试集 {metric} 均为 {theirs}{tail}。"),
     "verdict.ahead_of_some": ("; it is ahead of {names}", "；它优于 {names}"),
-    "verdict.mixed": ("This model does NOT beat every baseline: it is ahead of the strongest, {name} (test {metric} {ours} against {theirs}, {difference}, {p}), but not of {others}.", "本模型未能胜过所有基线：它优于最强的基线 {name}（测试集 {metric} 为 {ours}，对方为 {theirs}，差值 {difference}，{p}），但未能优于 {others}。"),
-    "verdict.ahead_untested": ("This model is ahead of the strongest baseline, {name}: test {metric} {ours} against {theirs}; no paired test was made, so the difference may be chance.", "本模型领先于最强的基线 {name}：测试集 {metric} 为 {ours}，对方为 {theirs}；没有做配对检验，差别可能出于偶然。"),
-    "verdict.behind_untested": ("This model does NOT beat the strongest baseline, {name}: test {metric} {ours} against {theirs}.", "本模型未能胜过最强的基线 {name}：测试集 {metric} 为 {ours}，对方为 {theirs}。"),
+    "verdict.mixed": ("This model does NOT beat every baseline: it is ahead of the strongest on validation, {name} (test {metric} {ours} against {theirs}, {difference}, {p}), but not of {others}.", "本模型未能胜过所有基线：它优于（按验证集）最强的基线 {name}（测试集 {metric} 为 {ours}，对方为 {theirs}，差值 {difference}，{p}），但未能优于 {others}。"),
+    "verdict.ahead_untested": ("This model is ahead of the strongest baseline on validation, {name}: test {metric} {ours} against {theirs}; no paired test was made, so the difference may be chance.", "本模型领先于（按验证集）最强的基线 {name}：测试集 {metric} 为 {ours}，对方为 {theirs}；没有做配对检验，差别可能出于偶然。"),
+    "verdict.behind_untested": ("This model does NOT beat the strongest baseline on validation, {name}: test {metric} {ours} against {theirs}.", "本模型未能胜过（按验证集）最强的基线 {name}：测试集 {metric} 为 {ours}，对方为 {theirs}。"),
     "verdict.alone": ("Test {metric} is {ours} on {n} documents; no baseline was scored, so nothing says whether that is good.", "测试集 {metric} 为 {ours}（{n} 篇文档）；没有评估任何基线，因此无从判断这个分数是否算好。"),
     "verdict.closed": ("The test split was not opened: validation {metric} is {ours}, a score that chose the epoch and is therefore optimistic.", "测试集未被打开：验证集 {metric} 为 {ours}；训练轮次正是按它选出的，因此偏于乐观。"),
     "verdict.undefined": ("Test {metric} is undefined: {note}.", "测试集 {metric} 没有定义：{note}。"),

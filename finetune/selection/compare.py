@@ -6,7 +6,7 @@ Only run folders are read, never a model.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from finetune.scores.paired import TESTED_INSTEAD, Judged, greater_is_better, ho
 from finetune.selection.aligned_runs import AlignedRun, Array, read_aligned_runs
 
 MOST_CHANGED_LISTED = 200
+MOST_SETTINGS = 10
 METRICS = (*METRIC_NAMES, "loss")
 
 
@@ -157,7 +158,11 @@ def _compared(runs: Sequence[AlignedRun], *, metric: str, place: Path) -> Compar
         changed=[_changed(ranked[0], other, names) for other in ranked[1:]],
         resamples=resamples,
         seed=seed,
-        notes=[*_warnings(runs, names), *_remarks(runs, groups, metric=metric)],
+        notes=[
+            *_warnings(runs, names),
+            *_different_settings(runs),
+            *_remarks(runs, groups, metric=metric),
+        ],
     )
 
 
@@ -299,6 +304,29 @@ def _warnings(runs: Sequence[AlignedRun], groups: Sequence[str | None]) -> list[
     if any(_has_groups(run) and run.groups != groups for run in runs):
         warnings.append("the runs name different groups; those of the first run that has any are used")
     return [WARNING + warning for warning in warnings]
+
+
+def _different_settings(runs: Sequence[AlignedRun]) -> list[str]:
+    """What sets the recipes apart, of all that touches the weights: one line a setting, `seed: 13 (a), 14 (b)`."""
+    flat = [_flat(run.recipe.model_dump(mode="json", exclude={"evaluation", "report", "search"})) for run in runs]
+    keys = dict.fromkeys(key for each in flat for key in each)
+    different = [key for key in keys if len({repr(each.get(key)) for each in flat}) > 1 and key != "data.source"]
+    said = [
+        f"{key}: " + ", ".join(f"{each.get(key)} ({run.name})" for run, each in zip(runs, flat, strict=True))
+        for key in different[:MOST_SETTINGS]
+    ]
+    if len(different) > MOST_SETTINGS:
+        said.append(f"and {len(different) - MOST_SETTINGS} more settings that differ")
+    if different == ["seed"]:
+        said.append("only the seed differs, so a difference is luck of training: see train --seeds")
+    return said
+
+
+def _flat(section: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return flat
 
 
 def _remarks(runs: Sequence[AlignedRun], groups: Array | None, *, metric: str) -> list[str]:
