@@ -14,7 +14,7 @@ from tiny_models import tiny_bert_folder
 
 from finetune import verbs
 from finetune.arguments import parsed
-from finetune.cli import main
+from finetune.cli import console, main
 from finetune.errors import RecipeError
 from finetune.recipe_file import load_recipe
 
@@ -152,6 +152,19 @@ def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(verbs, "load_recipe", broken)
     with pytest.raises(ZeroDivisionError):
         main(["check", "x.yaml"])
+
+
+def test_our_own_faults_do_not_look_like_a_failed_gate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(verbs, "load_recipe", broken)
+    monkeypatch.setattr(sys, "argv", ["finetune", "check", "x.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        console()
+    assert ended.value.code == 70 and "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_debug_keeps_the_traceback_of_a_refusal() -> None:
