@@ -31,7 +31,7 @@ from finetune.errors import CheckpointError
 from finetune.recipe import Report
 from finetune.report import strings, writing
 from finetune.report.comparison_page import render_comparison
-from finetune.report.many_pages import render_crossval, render_search, render_seeds
+from finetune.report.many_pages import _steps, render_crossval, render_search, render_seeds
 from finetune.report.many_sentences import (
     comparison_sentences,
     crossval_sentences,
@@ -537,3 +537,7 @@ def test_damaged_data_is_named(tmp_path: Path) -> None:
     run.data.write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"data\.json: is not JSON"):
         render_run(Run(run.folder), "en")
+
+
+def test_the_best_so_far_stays_until_a_better_trial() -> None:
+    assert _steps([(0.0, 0.5), (1.0, 0.5), (2.0, 0.7)]) == [(0.0, 0.5), (1.0, 0.5), (1.0, 0.5), (2.0, 0.5), (2.0, 0.7)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from finetune.report import plots
@@ -273,11 +274,17 @@ def _progress(result: SearchResult, words: Words) -> Markup | None:
     best = [(x, better(y for _, y in points[: index + 1])) for index, (x, _) in enumerate(points)]
     lines = [
         plots.Line(words("search.trial"), points, "grey none", dots=True),
-        plots.Line(words("search.best_so_far"), best, "blue"),
+        plots.Line(words("search.best_so_far"), _steps(best), "blue"),
     ]
     title = words("search.progress", metric=result.metric)
     drawn = plots.line_plot(title, lines, mark=None, words=words, across="search.trial")
     return tag("div", drawn, class_="panels")
+
+
+def _steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The line that stays until the next point: nothing lies between two trials."""
+    stay = [(x, before) for (_, before), (x, _) in pairwise(points)]
+    return [points[0], *(point for pair in zip(stay, points[1:], strict=True) for point in pair)]
 
 
 def _trials(result: SearchResult, folder: Path, words: Words) -> Markup | None:
