@@ -4,6 +4,7 @@
 
     recipe = finetune.load_recipe("recipes/python-docs.yaml")
     run = finetune.train(recipe)
+    finetune.write_report(run.folder)
 
 The public names are handed out on first use, so that `import finetune` costs nothing and
 `finetune --help` answers before torch is imported.
@@ -18,15 +19,36 @@ if TYPE_CHECKING:
     from finetune.experiment import train as train
     from finetune.predict import Predictor as Predictor
     from finetune.recipe_file import load_recipe as load_recipe
+    from finetune.report.writing import write_report as write_report
+    from finetune.selection.compare import compare_runs as compare_runs
+    from finetune.selection.crossval import cross_validate as cross_validate
+    from finetune.selection.search import search_settings as search_settings
+    from finetune.selection.seeds import train_with_seeds as train_with_seeds
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "__version__", "evaluate", "load_recipe", "train"]
+__all__ = [
+    "Predictor",
+    "__version__",
+    "compare_runs",
+    "cross_validate",
+    "evaluate",
+    "load_recipe",
+    "search_settings",
+    "train",
+    "train_with_seeds",
+    "write_report",
+]
 
 _HOMES = {
     "Predictor": "finetune.predict",
+    "compare_runs": "finetune.selection.compare",
+    "cross_validate": "finetune.selection.crossval",
     "evaluate": "finetune.experiment",
     "load_recipe": "finetune.recipe_file",
+    "search_settings": "finetune.selection.search",
     "train": "finetune.experiment",
+    "train_with_seeds": "finetune.selection.seeds",
+    "write_report": "finetune.report.writing",
 }
 
 

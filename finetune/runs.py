@@ -217,7 +217,7 @@ def find_run(folder: str | Path) -> Run:
     """An existing run folder. Raises CheckpointError when it is not one."""
     path = Path(folder).expanduser()
     if not path.is_dir():
-        raise CheckpointError(str(folder), "no such run folder")
+        raise CheckpointError(str(folder), "is a file, not a run folder" if path.is_file() else "no such run folder")
     _refuse_many(path)
     if not (path / "run.json").is_file():
         never_begun = (path / LOCK).exists()
