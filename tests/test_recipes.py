@@ -20,7 +20,10 @@ OUTSIDE_DATA = {
     "chinese-news-windows.yaml": {"": "cnews_1k.csv"},
     "chinese-news-truncated.yaml": {"": "cnews_1k.csv"},
 }
-INSIDE_DATA = ("chinese-sentiment-bert.yaml", "python-docs.yaml", "reviews-augmented.yaml", "reviews.yaml")
+INSIDE_DATA = (
+    *("chinese-sentiment-bert.yaml", "python-docs.yaml"),
+    *("reviews-augmented.yaml", "reviews-search.yaml", "reviews.yaml"),
+)
 
 
 def test_no_recipe_is_forgotten() -> None:
@@ -41,6 +44,14 @@ def test_reviews_recipe_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     scores = json.loads(capsys.readouterr().out)
     assert scores["splits"]["test"]["scores"]["accuracy"]["n"] == 4
     assert set(scores["baselines"]) == {"majority", "naive_bayes", "tfidf_logistic"}
+
+
+def test_search_recipe_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "search"
+    assert main(["search", str(RECIPES / "reviews-search.yaml"), "--run", str(folder), "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["trials"]) == 4 and found["test"]["accuracy"]["n"] == 4
+    assert (folder / "report.html").is_file()
 
 
 @pytest.mark.slow
