@@ -31,6 +31,7 @@ from finetune.errors import CheckpointError
 from finetune.recipe import Report
 from finetune.report import strings, writing
 from finetune.report.comparison_page import render_comparison
+from finetune.report.label_parts import _slice_name
 from finetune.report.many_pages import _steps, render_crossval, render_search, render_seeds
 from finetune.report.many_sentences import (
     comparison_sentences,
@@ -44,8 +45,9 @@ from finetune.report.run_page import render_run
 from finetune.report.sentences import outcome, verdict_sentences
 from finetune.report.strings import WORDS, Language, Words
 from finetune.report.writing import write_report
-from finetune.run_files import FitVerdict, Scores
+from finetune.run_files import FitVerdict, Scores, Slice
 from finetune.runs import Run, write_json
+from finetune.scores.slices import BLANK, MANY_WINDOWS, OTHERS
 
 REPORT = Path(strings.__file__).parent
 LANGUAGES: tuple[Language, ...] = get_args(Language)
@@ -541,3 +543,12 @@ def test_damaged_data_is_named(tmp_path: Path) -> None:
 
 def test_the_best_so_far_stays_until_a_better_trial() -> None:
     assert _steps([(0.0, 0.5), (1.0, 0.5), (2.0, 0.7)]) == [(0.0, 0.5), (1.0, 0.5), (1.0, 0.5), (2.0, 0.5), (2.0, 0.7)]
+
+
+def test_slices_have_names_in_the_language_of_the_page() -> None:
+    names = ["3 to 1,018 tokens", "7 tokens", MANY_WINDOWS, OTHERS, BLANK, "'others'", "北京"]
+    slices = [Slice(by="length", name=name, documents=9, scores={}) for name in names]
+    assert [_slice_name(each, Words("en")) for each in slices] == names
+    assert [_slice_name(each, Words("zh")) for each in slices] == [
+        "3 至 1,018 个词元", "7 个词元", "多于一个窗口", "其他", "（空）", "'others'", "北京"
+    ]  # fmt: skip

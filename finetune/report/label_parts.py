@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from finetune.report.plots import reliability_plot
 from finetune.report.sentences import number
 from finetune.report.strings import Words
 from finetune.run_files import Analysis, Calibration, Score, ShownDocument, Slice, SplitScores
+from finetune.scores.slices import BLANK, MANY_WINDOWS, OTHERS
 
 MOST_LABELS_OF_A_MATRIX = 30
 MOST_UPRIGHT_HEADINGS = 4  # more labels than this have their headings turned
@@ -31,6 +33,7 @@ MOST_CONFUSIONS_WITHOUT_MATRIX = 30
 MOST_SLICES = 60
 SHADES = (0.02, 0.12, 0.30, 0.55, 0.80)  # shares of a row at which the next darker shade begins
 METRICS_OF_SLICES = 3
+TOKENS = re.compile(r"([\d,]+)(?: to ([\d,]+))? tokens")
 
 
 def labels(split: SplitScores, words: Words) -> list[Child]:
@@ -197,7 +200,7 @@ def _slice_table(kind: str, parts: Sequence[Slice], overall: SplitScores, metric
         reference=whole.value if whole else None,
     )
     rows: list[list[Child]] = [
-        [label(each.name), each.documents, score_cell(each.scores.get(metrics[0])) if metrics else "", drawn,
+        [_slice_name(each, words), each.documents, score_cell(each.scores.get(metrics[0])) if metrics else "", drawn,
          *(score_cell(each.scores.get(name)) for name in metrics[1:])]
         for each, drawn in zip(shown, strips, strict=True)
     ]  # fmt: skip
@@ -213,6 +216,15 @@ def _slice_table(kind: str, parts: Sequence[Slice], overall: SplitScores, metric
         table(None, columns, rows),
         foot(words("slices.hidden", n=f"{hidden:,}")) if hidden else None,
     )
+
+
+def _slice_name(each: Slice, words: Words) -> str:
+    """A value of the data as it is; what this product calls a slice in the words of the page."""
+    if each.by == "length" and (tokens := TOKENS.fullmatch(each.name)):
+        low, high = tokens.groups()
+        return words("slices.tokens", low=low, high=high) if high else words("slices.tokens_one", low=low)
+    named = {OTHERS: "slices.others", BLANK: "slices.blank", MANY_WINDOWS: "slices.many_windows"}
+    return words(named[each.name]) if each.name in named else label(each.name)
 
 
 def errors(analysis: Analysis | None, words: Words) -> list[Child]:
