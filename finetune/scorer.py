@@ -26,7 +26,6 @@ from finetune.scores.intervals import (
     bootstrap_probabilities,
     class_intervals,
     effective_groups,
-    wilson,
 )
 from finetune.tasks.base import Floats
 
@@ -144,8 +143,6 @@ class Scorer:
         }
         if predicted.losses is not None and (loss := bootstrap_mean(predicted.losses, **drawn)) is not None:
             intervals["loss"] = loss
-        if groups is None and not labels.multi_label:
-            intervals["accuracy"] = wilson(int((references == predictions).sum()), len(references))
         if "accuracy" in intervals:
             low, high = intervals["accuracy"]
             intervals["error_rate"] = (1 - high, 1 - low)

@@ -199,7 +199,7 @@ def environment(info: RunInfo, words: Words) -> list[Child]:
         ]
     )
     versions: list[list[Child]] = [[name, version] for name, version in info.versions.items()]
-    columns = [Column(words("env.library")), Column(words("env.version"), "t")]
+    columns = [Column(words("env.package")), Column(words("env.version"), "t")]
     return [listed, table(words("env.versions"), columns, versions)]
 
 

@@ -335,7 +335,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "env.git": ("git revision", "git 版本"),
     "env.data": ("fingerprint of the data", "数据指纹"),
     "env.versions": ("Versions", "版本"),
-    "env.library": ("library", "库"),
+    "env.package": ("library", "库"),
     "env.version": ("version", "版本"),
     "stage.fit": ("training", "训练"),
     "stage.score": ("scoring", "评分"),

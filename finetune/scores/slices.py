@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -138,15 +139,8 @@ def _counted(outcomes: Outcomes, names: Sequence[str], drawn: _Drawn) -> dict[st
     )
     intervals: dict[str, tuple[float, float]] = {}
     if drawn.resamples:
-        intervals = bootstrap_classification(
-            outcomes.references,
-            outcomes.predictions,
-            classes=len(outcomes.label_names),
-            groups=outcomes.groups,
-            resamples=drawn.resamples,
-            seed=drawn.seed,
-            multi_label=outcomes.multi_label,
-        )
+        settings = _draw_settings(outcomes, drawn)
+        intervals = bootstrap_classification(outcomes.references, outcomes.predictions, **settings)
     if "accuracy" in intervals:
         low, high = intervals["accuracy"]
         intervals["error_rate"] = (1 - high, 1 - low)
@@ -185,16 +179,19 @@ def _of_probabilities(outcomes: Outcomes, names: Sequence[str], drawn: _Drawn) -
     )
     intervals: dict[str, tuple[float, float]] = {}
     if drawn.resamples:
-        intervals = bootstrap_probabilities(
-            outcomes.references,
-            outcomes.probabilities,
-            classes=len(outcomes.label_names),
-            groups=outcomes.groups,
-            resamples=drawn.resamples,
-            seed=drawn.seed,
-            multi_label=outcomes.multi_label,
-        )
+        settings = _draw_settings(outcomes, drawn)
+        intervals = bootstrap_probabilities(outcomes.references, outcomes.probabilities, **settings)
     return {name: _score(name, scored, intervals, outcomes) for name in names}
+
+
+def _draw_settings(outcomes: Outcomes, drawn: _Drawn) -> dict[str, Any]:
+    return {
+        "classes": len(outcomes.label_names),
+        "groups": outcomes.groups,
+        "resamples": drawn.resamples,
+        "seed": drawn.seed,
+        "multi_label": outcomes.multi_label,
+    }
 
 
 def _score(name: str, scored: Scores, intervals: Mapping[str, tuple[float, float]], outcomes: Outcomes) -> Score:
