@@ -45,6 +45,7 @@ WITHOUT_EFFECT = {
     "include_for_metrics", "include_num_input_tokens_seen", "length_column_name", "torch_empty_cache_steps",
     "use_liger_kernel", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision", "local_rank",
 }  # fmt: skip
+UNUSUAL_LINE_BREAKS = "\r\x85\u2028\u2029"
 # What a value of the wrong type should have been, by pydantic's name of the error.
 WANTED = {
     "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
@@ -135,8 +136,21 @@ def dump_recipe(recipe: Recipe, *, header: str = "") -> str:
     yaml.default_flow_style = False
     yaml.width = 110
     stream = io.StringIO()
-    yaml.dump(recipe.model_dump(mode="json"), stream)
+    yaml.dump(_quoted(recipe.model_dump(mode="json")), stream)
     return "".join(f"# {line}\n" for line in header.splitlines()) + stream.getvalue()
+
+
+def _quoted(value: Any) -> Any:
+    """With quotes around every text that has a line break other than \\n, which a plain scalar would lose."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, dict):
+        return {_quoted(key): _quoted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_quoted(item) for item in value]
+    if isinstance(value, str) and any(character in value for character in UNUSUAL_LINE_BREAKS):
+        return DoubleQuotedScalarString(value)
+    return value
 
 
 def relocate(loaded: LoadedRecipe, *, folder: Path) -> Recipe:

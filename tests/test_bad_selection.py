@@ -122,7 +122,7 @@ COMPARE = [
     of_runs("twice", "compare a a", "a: is named twice. Name each run once."),
     of_runs("twice-by-link", "compare a link", "link: is named twice", build=lambda f: (f / "link").symlink_to("a")),
     of_runs("nowhere", "compare a nowhere", "nowhere: no such run folder"),
-    of_runs("file", "compare a reviews.csv", "reviews.csv: no such run folder"),
+    of_runs("file", "compare a reviews.csv", "reviews.csv: is a file, not a run folder"),
     of_runs("no-run", "compare a out", "out: is not a run folder: it has no run.json", build=foreign),
     of_runs("model", "compare a b/best", "b/best: is not a run folder"),
     of_runs("stopped", "compare a b", "b: is not complete: stopped. Finish it first", build=status("b", "stopped")),

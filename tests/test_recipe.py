@@ -121,6 +121,13 @@ def test_a_dump_loads_as_the_same_recipe(recipe: Recipe) -> None:
     assert read(dump_recipe(recipe, header="one\ntwo")) == recipe
 
 
+@pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", "a\u2029", "a\rb"])
+def test_a_dump_keeps_unusual_line_breaks(text: str) -> None:
+    values = {"task": "text-classification", "data": {"source": "0", "labels": ["no", text]}}
+    recipe = Recipe.model_validate(values)
+    assert read(dump_recipe(recipe)) == recipe
+
+
 def test_a_moved_recipe_names_the_same_files(tmp_path: Path) -> None:
     source = "{train: [a.csv, 'b*.csv'], test: 'builtin:digits'}"
     text = f"task: text-classification\nmodel: {{name: m}}\ndata: {{source: {source}}}\n"
