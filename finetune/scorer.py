@@ -79,6 +79,7 @@ class Scorer:
 
     def score(self, predicted: Predicted, split: str) -> SplitScores:
         labels, references = self.prepared.labels, reference_array(self.prepared, split)
+        groups, decisions = group_array(self.prepared, split), predicted.decisions(multi_label=labels.multi_label)
         scored = score_classification(
             references,
             predicted.probabilities,
@@ -89,13 +90,9 @@ class Scorer:
         values = dict(scored.values)
         if predicted.losses is not None:
             values["loss"] = float(predicted.losses.mean())
-        intervals, by_class = self._intervals(references, predicted, split)
+        intervals, by_class = self._intervals(references, predicted, decisions, groups)
         conditions = conditions_of(
-            references,
-            predicted.decisions(multi_label=labels.multi_label),
-            classes=len(labels.names),
-            groups=group_array(self.prepared, split),
-            multi_label=labels.multi_label,
+            references, decisions, classes=len(labels.names), groups=groups, multi_label=labels.multi_label
         )
 
         def score(name: str, value: float | None) -> Score:
@@ -117,28 +114,24 @@ class Scorer:
 
     def notes(self, split: str) -> list[str]:
         """Why a split has no intervals, where it has none."""
-        units = self._units(split)
+        groups = group_array(self.prepared, split)
+        units = _units(len(self.prepared.splits[split]), groups)
         if not self.bootstrap or units >= LEAST_EFFECTIVE_GROUPS:
             return []
-        what = "documents" if group_array(self.prepared, split) is None else "effective groups"
+        what = "documents" if groups is None else "effective groups"
         return [f"{split}: no interval, {units:.3g} {what} are too few (at least {LEAST_EFFECTIVE_GROUPS})"]
 
-    def _units(self, split: str) -> float:
-        groups = group_array(self.prepared, split)
-        return float(len(self.prepared.splits[split])) if groups is None else effective_groups(groups)
-
     def _intervals(
-        self, references: Array, predicted: Predicted, split: str
+        self, references: Array, predicted: Predicted, decisions: Array, groups: Array | None
     ) -> tuple[dict[str, Interval], list[dict[str, list[float]]]]:
         """Of every score, and of every class's rates; nothing where the recipe wants none or units are too few."""
-        if not self.bootstrap or self._units(split) < LEAST_EFFECTIVE_GROUPS:
+        if not self.bootstrap or _units(len(references), groups) < LEAST_EFFECTIVE_GROUPS:
             return {}, []
-        labels, groups = self.prepared.labels, group_array(self.prepared, split)
-        predictions = predicted.decisions(multi_label=labels.multi_label)
+        labels = self.prepared.labels
         drawn: dict[str, Any] = {"groups": groups, "resamples": self.bootstrap, "seed": self.seed}
         labelled: dict[str, Any] = {"classes": len(labels.names), "multi_label": labels.multi_label}
         intervals = {
-            **bootstrap_classification(references, predictions, **labelled, **drawn),
+            **bootstrap_classification(references, decisions, **labelled, **drawn),
             **bootstrap_probabilities(references, predicted.probabilities, **labelled, **drawn),
         }
         if predicted.losses is not None and (loss := bootstrap_mean(predicted.losses, **drawn)) is not None:
@@ -146,7 +139,12 @@ class Scorer:
         if "accuracy" in intervals:
             low, high = intervals["accuracy"]
             intervals["error_rate"] = (1 - high, 1 - low)
-        return intervals, class_intervals(references, predictions, **labelled, **drawn)
+        return intervals, class_intervals(references, decisions, **labelled, **drawn)
+
+
+def _units(documents: int, groups: Array | None) -> float:
+    """How many documents, or effective groups of them, there are to draw."""
+    return float(documents) if groups is None else effective_groups(groups)
 
 
 def write_predictions(
