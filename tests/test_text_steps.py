@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from html import unescape
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from finetune.cleaning_steps import DEFAULT_CLEANING, CleaningStep
@@ -177,8 +178,8 @@ def test_the_default_chain_and_the_chain_of_all_steps_applied_again_change_nothi
 
 @given(text=st.text(alphabet="ab <>&;3c=\n", max_size=60))
 def test_strip_html_keeps_every_character_of_a_text_without_markup(text: str) -> None:
-    if "<b>" not in text and "<b " not in text and "<a" not in text and "<b\n" not in text:
-        assert stripped_html(text) == text
+    assume(not any(tag in text for tag in ("<b>", "<b ", "<a", "<b\n")) and unescape(text) == text)  # as &ac; is a sign
+    assert stripped_html(text) == text
 
 
 HARD = ["<", "<a ", '<b "', "<!--", "&amp;", "&lt;", "<<b>b>", "<p><", "<div>", "<script>", "</script>", "http://a.",
