@@ -96,12 +96,12 @@ def _prepare(work: Path, options: argparse.Namespace) -> None:
     """Cut the windows once; every contender reads this draw of documents."""
     import numpy as np
 
+    from finetune.classifier_learner import build_classifier_learner, window_lists
     from finetune.data.prepare import prepare
-    from finetune.learner import build_learner, window_lists
 
     loaded = _recipe("ours", max_tokens=options.max_tokens, stride=options.stride)
     prepared = prepare(loaded, progress=SILENT)
-    learner = build_learner(loaded, prepared, progress=SILENT)
+    learner = build_classifier_learner(loaded, prepared, progress=SILENT)
     windows = window_lists(learner.windows["train"])
     drawn = np.random.default_rng(loaded.recipe.seed).permutation(len(windows))[: options.steps * BATCH]
     draw = {
@@ -218,7 +218,8 @@ def _meter(trainer: Any, tokens: Any) -> dict[str, Any]:
 
 
 def _model(loaded: LoadedRecipe, label_names: Sequence[str]) -> tuple[Any, Any]:
-    from finetune.models import build_classifier, find_model, load_tokenizer
+    from finetune.hub_models import find_model
+    from finetune.models import build_classifier, load_tokenizer
 
     section = loaded.recipe.model
     assert section.name is not None
@@ -274,6 +275,7 @@ def _train_ours(loaded: LoadedRecipe, draw: dict[str, Any], work: Path) -> dict[
     from finetune.data.labels import LabelMap
     from finetune.tasks.text_classification import TextClassification
     from finetune.training.batches import DocumentTable
+    from finetune.training.classifying import ClassifierLesson
     from finetune.training.plan import FitPlan
     from finetune.training.stopping import StopRequest
     from finetune.training.trainer import DocumentTrainer, training_arguments
@@ -281,14 +283,16 @@ def _train_ours(loaded: LoadedRecipe, draw: dict[str, Any], work: Path) -> dict[
     model, tokenizer = _model(loaded, draw["label_names"])
     table = DocumentTable(datasets.Dataset.from_dict({"windows": draw["windows"]}), draw["labels"])
     plan = FitPlan(
-        task=TextClassification(labels=LabelMap.from_names(draw["label_names"])),
+        lesson=ClassifierLesson(
+            task=TextClassification(labels=LabelMap.from_names(draw["label_names"])),
+            pad_id=int(tokenizer.pad_token_id),
+            examples=table,
+            validation=table,
+            validation_windows=[],
+            score_validation=lambda predictions: {},
+        ),
         settings=loaded.recipe.training,
         seed=loaded.recipe.seed,
-        pad_id=int(tokenizer.pad_token_id),
-        train=table,
-        validation=table,
-        validation_windows=[],
-        score_validation=lambda predictions: {},
         greater_is_better=True,
         checkpoints=work / "ours",
         history=work / "history.jsonl",

@@ -8,12 +8,22 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, get_args
 
-from finetune import verbs, verbs_of_many
+from finetune import verbs, verbs_of_many, verbs_of_predicting
 from finetune.errors import RecipeError, did_you_mean
+from finetune.generation_options import OPTIONS
 from finetune.progress import write
-from finetune.recipe import ExportFormat
+from finetune.recipe_data import ExportFormat
 
 RESUME = ("if-possible", "require")
+WRITING = {
+    "temperature": "draw each token; below 1 the likely ones more often, above 1 less often",
+    "top_p": "draw among the likeliest tokens of this total probability",
+    "top_k": "draw among this many likeliest tokens",
+    "num_beams": "search for the likeliest text with this many beams; 1 takes the likeliest token each time",
+    "repetition_penalty": "above 1 makes tokens that were there less likely",
+    "max_new_tokens": "most tokens to write",
+    "seed": "of what is drawn",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,15 +139,26 @@ def _run_verbs(verb: Verb) -> None:
     made.add_argument(
         "--gate-on", choices=("value", "interval"), default="value", help="interval: hold the bound that is worse"
     )
-    made = verb("predict", verbs.predict, "label new texts")
-    made.add_argument("run_folder", metavar="RUN", help="a run folder, or a best/ or last/ folder")
+    _add_predict(verb("predict", verbs_of_predicting.predict, "label new texts, or write texts for prompts"))
+
+
+def _add_predict(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "run_folder", metavar="RUN", help="a run, a best/ or last/ folder; or a recipe, whose model writes untrained"
+    )
     what = made.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", action="append", metavar="TEXT", help="a text to label; may be repeated")
-    what.add_argument("--input", metavar="FILE", help="a csv, tsv, json, jsonl, parquet, arrow, xml or hdf5 file")
+    what.add_argument("--prompt", action="append", metavar="TEXT", help="a text to go on from; may be repeated")
+    what.add_argument("--input", metavar="FILE",
+                      help="a csv, tsv, json, jsonl, parquet, arrow, xml or hdf5 file; "
+                      "prompts also one a line, from a txt file, or - for stdin")  # fmt: skip
     made.add_argument("--output", metavar="FILE", help="csv, jsonl or parquet; default is jsonl on stdout")
     made.add_argument("--column", metavar="NAME", help="the text column of FILE (default: the one trained on)")
     made.add_argument("--encoding", metavar="NAME", help="the encoding of FILE (default: detected and stated)")
     made.add_argument("--force", action="store_true", help="replace FILE when it exists")
+    how = made.add_argument_group("how texts are written", "The defaults are stored with the model.")
+    for name, text in WRITING.items():
+        how.add_argument(OPTIONS[name], dest=name, type=_number, metavar="N", help=text)
 
 
 def _many_verbs(verb: Verb) -> None:
@@ -164,6 +185,16 @@ def _many_verbs(verb: Verb) -> None:
     made = verb("report", verbs_of_many.report, "write report.html again, and the model card of a run")
     made.add_argument("run_folder", metavar="RUN", help="a run, cross-validation, seeds, search or comparison folder")
     made.add_argument("--language", choices=("en", "zh"), help="default: the recipe's report.language")
+
+
+def _number(word: str) -> int | float | str:
+    """A number, or the word, of which the recipe's own check says what it should have been."""
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word
 
 
 def _count(word: str) -> int:

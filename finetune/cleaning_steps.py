@@ -36,6 +36,8 @@ CleaningName = Literal[
 ]
 ConflictPolicy = Literal["majority", "drop", "refuse"]
 DEFAULT_CLEANING: tuple[CleaningName, ...] = ("fix_unicode", "normalize_whitespace", "drop_empty", "drop_duplicates")
+# What is learnt to be written is left as it stands: line breaks, full-width punctuation, runs of spaces.
+DEFAULT_TEXT_CLEANING: tuple[CleaningName, ...] = ("drop_empty", "drop_duplicates")
 OWN_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 

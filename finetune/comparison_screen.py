@@ -7,12 +7,15 @@ from pathlib import Path
 from finetune.data.text_steps import visible
 from finetune.progress import WARNING
 from finetune.report.many_sentences import comparison_sentences
-from finetune.report.sentences import coverages, difference_text, score_text
+from finetune.report.sentences import coverages, difference_text, number, score_text
 from finetune.selection.compare import ChangedSides, Comparison
 from finetune.summary import table
 
 HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "roc_auc", "log_loss")
+TEXT_HEADLINES = ("loss", "nats_per_character", "bleu", "chrf", "rouge_l", "exact_match")
 MOST_LABELS = 10
+MOST_DOCUMENTS = 5
+SHOWN_CHARACTERS = 100
 
 
 def render_comparison(comparison: Comparison, folder: Path) -> str:
@@ -33,11 +36,13 @@ def render_comparison(comparison: Comparison, folder: Path) -> str:
 def _scores(comparison: Comparison) -> str:
     """A row for each run, a column for each headline score with its interval; the tested score is always among them."""
     tested = comparison.tests[0].test.metric
-    shown = [*HEADLINES] if tested in HEADLINES else [tested, *HEADLINES]
+    headlines = TEXT_HEADLINES if _is_written(comparison) else HEADLINES
+    known = [name for name in headlines if any(name in run.scores for run in comparison.runs)]
+    shown = known if tested in known else [tested, *known]
     rows = [
         [
             visible(run.name),
-            *(score_text(run.scores.get(name)) for name in shown),
+            *(score_text(run.scores.get(name), name) for name in shown),
             "n/a" if run.best_epoch is None else f"{run.best_epoch:g}",
             str(run.seed),
         ]
@@ -50,6 +55,7 @@ def _tests(comparison: Comparison) -> str:
     tests = [pair.test for pair in comparison.tests]
     with_holm = any(test.p_holm is not None for test in tests)
     header = [f"difference in {tests[0].metric}", "95 % interval", "p", "p (Holm)", "p (McNemar)", "better"]
+    left_out = ([] if with_holm else [3]) + ([4] if _is_written(comparison) else [])
     rows = []
     for pair in comparison.tests:
         test = pair.test
@@ -62,13 +68,19 @@ def _tests(comparison: Comparison) -> str:
             _number_of_p(test.p_mcnemar),
             "yes" if test.better else "cannot be told",
         ]
-        rows.append(cells if with_holm else [cell for column, cell in enumerate(cells) if column != 3])
-    return table(header if with_holm else [*header[:3], *header[4:]], rows)
+        rows.append([cell for column, cell in enumerate(cells) if column not in left_out])
+    return table([name for column, name in enumerate(header) if column not in left_out], rows)
+
+
+def _is_written(comparison: Comparison) -> bool:
+    return comparison.changed[0].metric is not None
 
 
 def _changed(changed: ChangedSides) -> str:
     """Counts, and the labels on which most documents changed sides."""
     first, second = visible(changed.first), visible(changed.second)
+    if changed.metric is not None:
+        return _changed_texts(changed, changed.metric)
     text = (
         f"{first} and {second}: both right {changed.both_right:,}, both wrong {changed.both_wrong:,}, "
         f"only {first} right {changed.only_first_right:,}, only {second} right {changed.only_second_right:,}."
@@ -80,6 +92,27 @@ def _changed(changed: ChangedSides) -> str:
     shown = [[visible(row.label), str(row.only_first_right), str(row.only_second_right)] for row in rows[:MOST_LABELS]]
     more = f"\n({hidden} more labels in comparison.json)" if hidden > 0 else ""
     return f"{text}\n\n{table(['label', f'only {first} right', f'only {second} right'], shown)}{more}"
+
+
+def _changed_texts(changed: ChangedSides, metric: str) -> str:
+    """Counts, and the documents that differ most, with what was written for them."""
+    first, second = visible(changed.first), visible(changed.second)
+    text = (
+        f"{first} and {second}, each document by its own {metric}: {first} better {changed.only_first_right:,}, "
+        f"{second} better {changed.only_second_right:,}, equal {changed.equal:,}."
+    )
+    lines = []
+    for document in changed.documents[:MOST_DOCUMENTS]:
+        lines.append(f"  {visible(document.id)}")
+        said = (("reference", document.reference, None), (first, document.first, document.first_score),
+                (second, document.second, document.second_score))  # fmt: skip
+        for name, written, score in said:
+            value = "" if score is None else f" ({number(score, metric)})"
+            lines.append(f"    {name}{value}: {visible(str(written), SHOWN_CHARACTERS)}")
+    hidden = changed.only_first_right + changed.only_second_right - MOST_DOCUMENTS
+    if hidden > 0:
+        lines.append(f"  ({hidden:,} more; comparison.json has the first {len(changed.documents):,})")
+    return "\n".join([text, *(["The documents that differ most:"] if lines else []), *lines])
 
 
 def _approximate(comparison: Comparison) -> list[str]:

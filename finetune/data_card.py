@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from finetune.data.text_steps import visible
-from finetune.recipe import ExportFormat
+from finetune.recipe_data import ExportFormat, Form
 from finetune.runs import Json
 
 MOST_CLASSES = 100
@@ -31,6 +31,16 @@ LOADERS: dict[ExportFormat, str] = {
 }  # fmt: skip
 
 
+FORMS: dict[Form, str] = {
+    "text": "a plain text", "pairs": "a prompt with its completion", "chat": "a chat that the assistant's answer ends",
+    "seq2seq": "a source with its target",
+}  # fmt: skip
+LISTS: Json = {
+    "list": {"list": "string"},
+    "messages": {"list": [{"name": "role", "dtype": "string"}, {"name": "content", "dtype": "string"}]},
+}
+
+
 def card(
     report: Json, *, sizes: Mapping[str, int], columns: Mapping[str, str], format: ExportFormat, title: str
 ) -> str:
@@ -40,7 +50,7 @@ def card(
     kind of each column (`exports.column_kinds`), `title` a name for people.
     """
     parts = [
-        _front_matter(sizes, columns, format=format, title=title),
+        _front_matter(report, sizes, columns, format=format, title=title),
         f"# {escaped(title)}",
         _overview(report, sizes),
         _section("Sources", _sources(report), *_bullets(report.get("notes"))),
@@ -50,6 +60,7 @@ def card(
         _section("Leaks between splits", *_leaks(report)),
         _section("Augmentation of train", *_lines(report.get("augmentation"), left_out=TOLD_ELSEWHERE)),
         _section("Lengths in characters", *_by_split(report.get("characters"))),
+        _section("Lengths of targets in characters", *_by_split(report.get("target_characters"))),
         _section("Lengths in tokens", *_by_split(report.get("lengths"))),
         _section("Numeric columns", *_numeric(report)),
         _section("Warnings", *_bullets(report.get("warnings"))),
@@ -67,7 +78,9 @@ def escaped(text: object, most_characters: int = MOST_CHARACTERS) -> str:
     return html.escape(marked, quote=False)
 
 
-def _front_matter(sizes: Mapping[str, int], columns: Mapping[str, str], *, format: ExportFormat, title: str) -> str:
+def _front_matter(
+    report: Json, sizes: Mapping[str, int], columns: Mapping[str, str], *, format: ExportFormat, title: str
+) -> str:
     from ruamel.yaml import YAML
 
     files = [{"split": split, "path": f"{split}.{format}"} for split in sizes]
@@ -75,12 +88,10 @@ def _front_matter(sizes: Mapping[str, int], columns: Mapping[str, str], *, forma
     if format == "csv":
         config |= {"keep_default_na": False, "na_values": [""]}  # a text `NA` is a text
     kinds = _csv_kinds(columns) if format == "csv" else columns
-    features = [
-        {"name": name} | ({"list": "string"} if kind == "list" else {"dtype": kind}) for name, kind in kinds.items()
-    ]
+    features = [{"name": name} | LISTS.get(kind, {"dtype": kind}) for name, kind in kinds.items()]
     values: Json = {
         "pretty_name": title,
-        "task_categories": ["text-classification"],
+        "task_categories": ["text-generation" if "form" in report else "text-classification"],
         "size_categories": [_size_category(sum(sizes.values()))],
         "tags": ["finetune"],
     }
@@ -100,6 +111,7 @@ def _overview(report: Json, sizes: Mapping[str, int]) -> str:
     several = ", several for each row" if report.get("multi_label") else ""
     parts = ", ".join(f"{rows:,} in {split}" for split, rows in sizes.items())
     told = f" {labels:,} labels{several}." if labels else ""
+    told += f" Each is {FORMS[report['form']]}." if "form" in report else ""
     return (
         f"{sum(sizes.values()):,} rows: {parts}.{told} Prepared by `finetune prepare`; every figure below is also in "
         "data.json. The licence is that of the sources: state it before you publish."

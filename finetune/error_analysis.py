@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 
-from finetune.data.examples import SLICE_PREFIX
 from finetune.data.labels import LabelMap
 from finetune.predict import RowPredictions
 from finetune.run_files import Analysis, ShownDocument
 from finetune.scorer import Array, Predicted, Scorer, group_array, reference_array
-from finetune.scores.slices import FEWEST_DOCUMENTS, Members, Outcomes, length_members, slice_scores, value_members
+from finetune.scores.slices import Outcomes, length_members, row_members, slice_scores
 
 TEXT_CHARACTERS = 400
 IDS_WITHOUT_TEXTS = 10  # shown of each kind where the recipe wants no text
@@ -42,7 +41,8 @@ def analyse(
         multi_label=labels.multi_label,
         groups=group_array(prepared, split),
     )
-    members, notes = _members(rows, said)
+    named, notes = row_members(rows)
+    members = [*length_members(said.tokens, said.windows), *named]
     mistakes, hesitant = _surest_mistakes(outcomes), _hesitant(outcomes, predicted.thresholds)
     most = examples or IDS_WITHOUT_TEXTS
     if not examples:
@@ -54,20 +54,6 @@ def analyse(
         hesitant=shown.documents(hesitant[:most]),
         notes=notes,
     )
-
-
-def _members(rows: datasets.Dataset, said: RowPredictions) -> tuple[list[Members], list[str]]:
-    """The slices, and a note for each column of the recipe that makes none."""
-    members = [*length_members(said.tokens, said.windows), *value_members("group", rows["group"][:])]
-    notes = []
-    for column in (each for each in rows.column_names if each.startswith(SLICE_PREFIX)):
-        name = column.removeprefix(SLICE_PREFIX)
-        found = value_members(f"column:{name}", rows[column][:])
-        members += found
-        if not found:
-            why = f"all documents have the same value, or no value has {FEWEST_DOCUMENTS} of them"
-            notes.append(f"evaluation.slices: '{name}' makes no slices: {why}")
-    return members, notes
 
 
 def _surest_mistakes(outcomes: Outcomes) -> Array:

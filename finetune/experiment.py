@@ -15,14 +15,15 @@ from typing import Literal
 
 import torch
 
-from finetune.calibrating import calibrate
+from finetune.branches import build_learner, rescore, score_run
 from finetune.data.lengths import length_lines
 from finetune.data.own_functions import own_function_texts
 from finetune.data.prepare import Prepared, prepare
 from finetune.data.text_steps import visible
 from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, RecipeError, Stopped
-from finetune.learner import Learner, build_learner, settings_identity, training_identity, window_lists
+from finetune.learner import Learner, settings_identity, training_identity
 from finetune.progress import SILENT, WARNING, Progress
+from finetune.recipe import ClassifierRecipe
 from finetune.recipe_file import LoadedRecipe, dump_recipe, load_recipe, relocate
 from finetune.run_files import Calibration, RunInfo, Scores, SplitScores
 from finetune.runs import (
@@ -37,8 +38,6 @@ from finetune.runs import (
     write_text,
 )
 from finetune.scores.paired import greater_is_better
-from finetune.scoring import rescore, score_run, validation_scorer
-from finetune.training.batches import DocumentTable
 from finetune.training.checkpoints import Checkpoint, newest_checkpoint, refuse_foreign
 from finetune.training.plan import FitPlan, FitResult, OnEvaluation, Pruned
 from finetune.training.stopping import StopRequest
@@ -125,10 +124,10 @@ def check(loaded: LoadedRecipe, *, progress: Progress = SILENT) -> Json:
     _refuse_numbers(loaded)
     prepared = prepare(loaded, progress=progress)
     learner = build_learner(loaded, prepared, progress=progress)
-    windows = {split: counts.to_json() for split, counts in learner.counts.items()}
+    windows = learner.windows_report()
     lines = [
         *length_lines(learner.lengths),
-        f"labels: {', '.join(map(visible, prepared.labels.names))}",
+        *([f"labels: {', '.join(map(visible, prepared.labels.names))}"] if prepared.labels.names else []),
         f"model: {learner.origin}, {learner.model.num_parameters():,} parameters",
     ]
     lines += [*_notes(prepared, learner), "recipe, data and model fit together"]
@@ -223,21 +222,7 @@ def _save_best(
     run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner, result: FitResult, *, progress: Progress
 ) -> Calibration | None:
     """Write best/, calibrated on validation where the recipe wants it; when the last epoch is the best, last/ too."""
-    calibration = None
-    if loaded.recipe.evaluation.calibrate:
-        windows = window_lists(learner.windows["validation"])
-        passes = 2 if prepared.labels.multi_label else 1
-        with progress.bar(total=passes * len(windows), desc="calibrating", unit="document", leave=False) as bar:
-            calibration = calibrate(
-                learner.model,
-                task=learner.task,
-                windows=windows,
-                labels=prepared.encoded["validation"],
-                pad_id=learner.pad_id,
-                label_names=prepared.labels.names,
-                multi_label=prepared.labels.multi_label,
-                on_documents=bar.update,
-            )
+    calibration = learner.calibration(loaded, prepared, progress=progress)
     for folder in (run.best, run.last) if result.best_step == result.steps else (run.best,):
         learner.save(learner.model, folder, calibration=calibration)
     return calibration
@@ -256,14 +241,9 @@ def _fit_plan(
     recipe = loaded.recipe
     # The test split is not handed over: nothing in the trainer can look at it.
     return FitPlan(
-        task=learner.task,
+        lesson=learner.lesson(loaded, prepared, run),
         settings=recipe.training,
         seed=recipe.seed,
-        pad_id=learner.pad_id,
-        train=DocumentTable(learner.windows["train"], prepared.encoded["train"]),
-        validation=DocumentTable(learner.windows["validation"], prepared.encoded["validation"]),
-        validation_windows=window_lists(learner.windows["validation"]),
-        score_validation=validation_scorer(prepared),
         greater_is_better=greater_is_better(recipe.training.metric_for_best_model),
         checkpoints=run.checkpoints,
         history=run.history,
@@ -293,7 +273,7 @@ def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner)
         notes=_notes(prepared, learner),
         **describe_environment(),
     )
-    windows = {split: counts.to_json() for split, counts in learner.counts.items()}
+    windows = learner.windows_report()
     for file, text in own_function_texts(loaded.recipe.cleaning, loaded.base).items():
         write_text(run.folder / file, text)
     run.begin(
@@ -324,12 +304,13 @@ def _record_fit(run: Run, learner: Learner, result: FitResult, *, seconds: float
         padding_share=round(result.padding_share, 4) if result.padding_share is not None else None,
         training_tokens=result.tokens,
         micro_batches=result.micro_batches,
+        fill_rate=round(result.fill_rate, 4) if result.fill_rate is not None else None,
         notes=[*info.notes, *(note for note in result.notes if note not in info.notes)],
     )
 
 
 def _refuse_numbers(loaded: LoadedRecipe) -> None:
-    if loaded.recipe.data.numeric:
+    if isinstance(loaded.recipe, ClassifierRecipe) and loaded.recipe.data.numeric:
         what = "the models here read text, and would not look at numeric columns"
         raise RecipeError(loaded.where("data", "numeric"), what, "Leave it out, or use finetune prepare.")
 

@@ -22,6 +22,12 @@ MOST_CLASSES_WITH_COUNTS = 30
 MOST_CLASSES_WITH_NAMES = 60
 LONGEST_NAME = 24
 FIRST_SCORES = ("eval_f1_macro", "eval_accuracy", "eval_f1_weighted", "eval_matthews")
+# Scores of written text that share a scale; a perplexity, or a loss, has one of its own.
+TEXT_SCALES = (
+    ("eval_bleu", "eval_chrf"),
+    ("eval_rouge_l", "eval_rouge_1", "eval_rouge_2", "eval_exact_match", "eval_distinct_1", "eval_distinct_2",
+     "eval_repetition"),
+)  # fmt: skip
 # Families that draw Chinese well where they are installed; any other font that has the characters will do.
 CHINESE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "PingFang SC", "Microsoft YaHei", "SimHei"),
@@ -36,8 +42,12 @@ CHINESE_FONTS = (
 )
 
 
-def draw_curves(history: Sequence[Mapping[str, float]], path: Path, *, best_epoch: float | None) -> None:
+def draw_curves(
+    history: Sequence[Mapping[str, float]], path: Path, *, best_epoch: float | None, metric: str | None = None
+) -> None:
     """Write a PNG with two panels over the epochs: training and validation loss; validation scores.
+
+    `metric` chose the epoch; of written text only scores on its scale are drawn (with None or a loss, BLEU and chrF).
 
     `history` holds the rows of history.jsonl: `{"step": 10, "epoch": 0.1, "loss": 1.2}` of a logged step and
     `{"step": 170, "epoch": 1.0, "eval_loss": 0.8, "eval_f1_macro": 0.6}` of an evaluation. Values that are missing,
@@ -46,7 +56,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path, *, best_epoc
     figure = _new_figure(width_inches=11, height_inches=4.2)
     losses, scores = figure.subplots(1, 2, sharex=True)
     _draw_losses(losses, history)
-    _draw_scores(scores, history)
+    _draw_scores(scores, history, metric)
     for axes in (losses, scores):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)
@@ -95,8 +105,8 @@ def _draw_losses(axes: Axes, history: Sequence[Mapping[str, float]]) -> None:
             axes.plot(epochs, values, style, label=name, linewidth=1.4, markersize=4)
 
 
-def _draw_scores(axes: Axes, history: Sequence[Mapping[str, float]]) -> None:
-    names = _score_names(history)
+def _draw_scores(axes: Axes, history: Sequence[Mapping[str, float]], metric: str | None) -> None:
+    names = _on_one_scale(_score_names(history), f"eval_{metric}")
     shown = names[:MOST_SCORES_DRAWN]
     hidden = f" ({len(shown)} of {len(names)})" if len(shown) < len(names) else ""
     axes.set_title(f"validation scores{hidden}", fontsize=10)
@@ -114,6 +124,16 @@ def _score_names(history: Sequence[Mapping[str, float]]) -> list[str]:
     no_score = ("loss", "runtime", "_per_second", "_time")
     names = [key for key in keys if not key.endswith(no_score) and any(map(math.isfinite, _series(history, key)[1]))]
     return sorted(names, key=lambda key: FIRST_SCORES.index(key) if key in FIRST_SCORES else len(FIRST_SCORES))
+
+
+def _on_one_scale(names: list[str], chosen: str) -> list[str]:
+    """Of written text the score that chose the epoch and those drawn on its scale; of labels all, which go to 1."""
+    if not {"eval_perplexity", "eval_chrf"} & set(names):
+        return names
+    scale = next((scale for scale in TEXT_SCALES if chosen in scale), TEXT_SCALES[0])
+    if chosen in names and chosen not in scale:
+        return [chosen]
+    return [name for name in dict.fromkeys((chosen, *scale)) if name in names] or names[:1]
 
 
 def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:

@@ -1,195 +1,75 @@
-"""A learner: the task, model, tokenizer and windows that one recipe and its prepared data make.
+"""A learner: the model, tokenizer and examples that one recipe and its prepared data make, ready to be trained.
 
-Everything that can be refused about a model is refused here, before any run folder exists.
+What every task's learner can do is told here; classifier_learner.py and writer_learner.py build them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import datasets
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune.data.lengths import LengthAudit
 from finetune.data.prepare import Prepared
-from finetune.data.windows import ROWS_AT_A_TIME, WindowCounts, cut_windows
-from finetune.errors import ModelError, RecipeError
+from finetune.errors import RecipeError
 from finetune.model_folder import ModelFolder
-from finetune.models import (
-    build_classifier,
-    find_model,
-    largest_window_tokens,
-    load_tokenizer,
-    save_model,
-    train_tokenizer,
-)
+from finetune.pretrained import save_model
 from finetune.progress import Progress
 from finetune.recipe import Recipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import Calibration
-from finetune.runs import MODEL_SETTINGS, Json
-from finetune.tasks.base import Task
-from finetune.tasks.text_classification import TextClassification, balanced_weights
-
-MOST_UNKNOWN_SHARE = 0.05
+from finetune.runs import MODEL_SETTINGS, Json, Run
+from finetune.training.lessons import Lesson
 
 
-@dataclass(frozen=True)
-class Learner:
-    """`windows` has, for each split, one list of windows a document, in the order of the prepared rows."""
+class Learner(Protocol):
+    """What the experiment asks of a learner, whatever its task."""
 
-    task: Task
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-    windows: dict[str, datasets.Dataset]
-    counts: dict[str, WindowCounts]
-    folder: ModelFolder | None
-    notes: list[str]
-    settings: Json
-    fresh_model: Callable[[], PreTrainedModel]
+    @property
+    def model(self) -> PreTrainedModel: ...
 
     @property
     def origin(self) -> str:
-        return self.folder.origin if self.folder is not None else "from scratch"
+        """Where the weights come from, for run.json."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What the model and the cutting gave cause to say; warnings begin with the word."""
 
     @property
     def lengths(self) -> dict[str, LengthAudit]:
         """How long the documents of each split are in tokens of this model."""
-        return {split: counts.lengths for split, counts in self.counts.items()}
 
-    @property
-    def pad_id(self) -> int:
-        return int(self.tokenizer.pad_token_id or 0)
+    def windows_report(self) -> Json:
+        """What data.json says of windows or sequences, by split."""
+
+    def lesson(self, loaded: LoadedRecipe, prepared: Prepared, run: Run) -> Lesson:
+        """What the trainer needs; the test split is not part of it."""
+
+    def calibration(self, loaded: LoadedRecipe, prepared: Prepared, *, progress: Progress) -> Calibration | None:
+        """What is fitted on validation after the epoch is chosen, and folded into `model`; None where nothing is."""
 
     def save(self, model: PreTrainedModel, folder: Path, calibration: Calibration | None = None) -> None:
-        """A complete model: weights, configuration, tokenizer, how to cut and merge windows, how it is calibrated."""
-        settings = dict(self.settings)
-        if calibration is not None:
-            settings["calibration"] = calibration.model_dump(include={"temperature", "folded", "thresholds"})
-        text = json.dumps(settings, indent=1)
-        save_model(model, self.tokenizer, folder, extra_files={MODEL_SETTINGS: text})
+        """A complete model: weights, configuration, tokenizer, and how it is used (finetune.json)."""
 
 
-def build_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: Progress) -> Learner:
-    """Find or build the model, then cut windows with its tokenizer. Raises ModelError, RecipeError, DataError."""
-    recipe = loaded.recipe
-    _refuse_arithmetic(loaded)
-    folder, tokenizer = _find_tokenizer(loaded, prepared.splits["train"]["text"])
-
-    def build() -> tuple[PreTrainedModel, list[str]]:
-        return build_classifier(
-            recipe.model,
-            folder=folder,
-            tokenizer=tokenizer,
-            label_names=prepared.labels.names,
-            multi_label=prepared.labels.multi_label,
-            seed=recipe.seed,
-        )
-
-    model, notes = build()
-    _refuse_windows(loaded, model, tokenizer)
-    windows, counts = {}, {}
-    for split, rows in prepared.splits.items():
-        with progress.bar(total=len(rows), desc=f"cutting windows of {split}", unit="document") as bar:
-            cut, counts[split] = cut_windows(rows, tokenizer, settings=recipe.windows, on_documents=bar.update)
-        windows[split] = cut.select_columns(["windows"])  # training reads rows one at a time, and only these
-        notes.extend(_cut_notes(recipe, split, counts[split]))
-    notes.extend(_unknown_note(windows["train"], tokenizer))
-    task = TextClassification(
-        labels=prepared.labels,
-        aggregate=recipe.windows.aggregate,
-        class_weights=(
-            balanced_weights(prepared.encoded["train"], prepared.labels)
-            if recipe.training.class_weights == "balanced"
-            else None
-        ),
-        label_smoothing=recipe.training.label_smoothing_factor,
-    )
-    return Learner(
-        task, model, tokenizer, windows, counts, folder, notes, _model_settings(recipe), fresh_model=lambda: build()[0]
-    )
+def save_with_settings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, settings: Json
+) -> None:
+    """A complete model in `folder`, with its settings in finetune.json."""
+    save_model(model, tokenizer, folder, extra_files={MODEL_SETTINGS: json.dumps(settings, indent=1)})
 
 
-def window_lists(windows: datasets.Dataset) -> Sequence[list[list[int]]]:
-    """A lazily read column of windows, indexable and sliceable like a list."""
-    return windows["windows"]  # type: ignore[no-any-return]
+def origin_of(folder: ModelFolder | None) -> str:
+    """Where the weights come from: a model folder tells, or none was loaded."""
+    return folder.origin if folder is not None else "from scratch"
 
 
-def _find_tokenizer(
-    loaded: LoadedRecipe, train_texts: Sequence[str]
-) -> tuple[ModelFolder | None, PreTrainedTokenizerFast]:
-    section = loaded.recipe.model
-    if section.from_scratch is not None:
-        return None, train_tokenizer(train_texts, section.from_scratch)
-    assert section.name is not None  # the recipe sees to it
-    folder = find_model(section.name, base=loaded.base, revision=section.revision)
-    return folder, load_tokenizer(folder)
-
-
-def _model_settings(recipe: Recipe) -> Json:
-    return {
-        "format_version": 1,
-        "task": recipe.task,
-        "multi_label": recipe.data.multi_label,
-        "cleaning": [step.model_dump(mode="json") for step in recipe.cleaning],
-        "windows": recipe.windows.model_dump(mode="json"),
-        "text_column": recipe.data.columns.text,
-    }
-
-
-def _cut_notes(recipe: Recipe, split: str, counts: WindowCounts) -> list[str]:
-    if not counts.documents_cut:
-        return []
-    chosen = recipe.windows
-    setting = "truncate" if chosen.truncate else f"max_per_document {chosen.max_per_document}"
-    setting += f" ({chosen.keep})" if chosen.keep != "head" else ""
-    documents = f"{counts.documents_cut:,} of {counts.documents:,} documents"
-    return [f"{split}: windows.{setting} cuts {counts.tokens_cut:,} tokens from {documents}"]
-
-
-def _unknown_note(windows: datasets.Dataset, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """A warning when the model cannot read much of the text, as an English one Chinese."""
-    if tokenizer.unk_token_id is None:
-        return []
-    unknown = tokens = 0
-    for batch in windows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME):
-        ids = batch["windows"].combine_chunks().flatten().flatten().to_numpy()
-        unknown, tokens = unknown + int((ids == tokenizer.unk_token_id).sum()), tokens + len(ids)
-    if unknown <= MOST_UNKNOWN_SHARE * tokens:
-        return []
-    return [f"warning: {unknown / tokens:.0%} of the training tokens are unknown to this model's tokenizer"]
-
-
-def _refuse_windows(loaded: LoadedRecipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    wanted, allowed = loaded.recipe.windows, largest_window_tokens(model.config, tokenizer)
-    if wanted.max_tokens > allowed:
-        raise ModelError(
-            loaded.where("windows", "max_tokens"),
-            f"{wanted.max_tokens:,} tokens, but the model allows {allowed:,}",
-            f"Write windows.max_tokens: {allowed}.",
-        )
-    room = wanted.max_tokens - tokenizer.num_special_tokens_to_add()
-    if wanted.stride >= room:
-        raise ModelError(
-            loaded.where("windows", "stride"),
-            f"{wanted.stride:,} tokens, but a window of this tokenizer holds {room:,} besides its special tokens",
-            f"Write windows.stride: {room // 2}.",
-        )
-    # Windows are given to the model as ids and mask; XLNet, for one, also wants the last token marked.
-    if any(tokenizer("a", return_token_type_ids=True).get("token_type_ids", [])):
-        raise ModelError(
-            loaded.where("model", "name"),
-            f"{model.config.model_type} needs token types in a single text, which is not supported",
-            "Choose another model.",
-        )
-
-
-def _refuse_arithmetic(loaded: LoadedRecipe) -> None:
+def refuse_arithmetic(loaded: LoadedRecipe) -> None:
+    """Raises RecipeError for number formats that this machine has not."""
     training = loaded.recipe.training
     on_gpu = torch.cuda.is_available() and not training.use_cpu
     if training.fp16 and not on_gpu:

@@ -35,6 +35,7 @@ from finetune.errors import DataError, FinetuneError, Problem, listed
 from finetune.opponents import beats_all, opponent_thresholds, paired_tests
 from finetune.predict import Predictor, RowPredictions
 from finetune.progress import SILENT, WARNING, Progress
+from finetune.recipe import classifier_recipe
 from finetune.recipe_file import LoadedRecipe, load_recipe
 from finetune.run_files import Analysis, Calibration, RunInfo, Scores
 from finetune.runs import Run, disk_faults, find_run, new_run_folder, read_table, write_json
@@ -103,7 +104,7 @@ class _NewData:
 
 
 def _read(source: str, loaded: LoadedRecipe, predictor: Predictor, *, progress: Progress) -> _NewData:
-    recipe = loaded.recipe
+    recipe = classifier_recipe(loaded.recipe)
     read, notes = _loaded(source, loaded, progress=progress)
     if len(read.splits) > 1:
         notes.append(f"{source} has splits of its own, which are scored together: {listed(read.splits)}")
@@ -126,7 +127,8 @@ def _warning(text: str) -> str:
 
 def _loaded(source: str, loaded: LoadedRecipe, *, progress: Progress) -> tuple[Loaded, list[str]]:
     """The examples; columns that scoring can do without are left out where the new data has them not."""
-    data, columns = loaded.recipe.data, column_map(loaded.recipe.data.columns)
+    data = classifier_recipe(loaded.recipe).data
+    columns = column_map(data.columns)
     slices, notes = tuple(loaded.recipe.evaluation.slices), list[str]()
     while True:
         try:

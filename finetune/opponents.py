@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from finetune.classifier_learner import ClassifierLearner, window_lists
 from finetune.data.labels import LabelMap
 from finetune.data.prepare import Prepared
-from finetune.learner import Learner, window_lists
 from finetune.progress import Progress
 from finetune.run_files import PairedTest, SplitScores
 from finetune.runs import Run
@@ -43,7 +43,7 @@ class Opponents:
 def fit_opponents(
     names: Sequence[str],
     scorer: Scorer,
-    learner: Learner,
+    learner: ClassifierLearner,
     *,
     run: Run,
     splits: Sequence[str],
@@ -132,7 +132,7 @@ def beats_all(tests: Mapping[str, PairedTest]) -> bool | None:
     return all(test.better for test in tests.values()) if tests else None
 
 
-def _features(prepared: Prepared, learner: Learner, *, progress: Progress) -> dict[str, Array]:
+def _features(prepared: Prepared, learner: ClassifierLearner, *, progress: Progress) -> dict[str, Array]:
     """Mean-pooled features of the encoder before fine-tuning; built again, because training changed the other."""
     encoder = learner.fresh_model()
     features = {}

@@ -105,7 +105,7 @@ class Predictor:
             cleaning=settings.cleaning,
             labels=labels,
             text_column=settings.text_column,
-            function_folders=_function_folders(path),
+            function_folders=function_folders(path),
             calibration=settings.calibration,
         )
 
@@ -209,7 +209,7 @@ def _threshold_array(calibration: Calibration, labels: LabelMap) -> Floats | Non
     return np.array([calibration.thresholds.get(name, 0.5) for name in labels.names])
 
 
-def _function_folders(model: Path) -> list[Path]:
+def function_folders(model: Path) -> list[Path]:
     """Where cleaning functions of the user's own are looked for: the run the model is of, and the current folder."""
     run = Run(model.absolute().parent)
     return [*(own_function_folders(run.folder) if run.info.exists() else []), Path.cwd()]

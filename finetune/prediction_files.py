@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from finetune.data.sources import ColumnMap, Loaded, load_examples
+from finetune.data.sources import ColumnMap, load_examples
 from finetune.errors import DataError, Problem, RecipeError
 from finetune.predict import Prediction, Predictor
 from finetune.progress import Progress
-from finetune.runs import disk_faults, write_table, write_text
+from finetune.runs import disk_faults, write_json_lines, write_table, write_text
 
 OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
 PASSAGE_CHARACTERS = 200
@@ -41,14 +42,9 @@ def predict_file(
     progress: Progress,
 ) -> Path | list[Row]:
     """Predict every row of a file; writes `output` or returns the rows. Refuses to replace a file without `force`."""
-    _check_output(output, force=force)
+    check_output(output, force=force)
     predictor = Predictor.load(folder)
-    loaded = _load(path, text_column or predictor.text_column, encoding=encoding)
-    for note in loaded.notes:
-        progress.say(note)
-    for warning in loaded.warnings:
-        progress.warn(warning)
-    table = datasets.concatenate_datasets(list(loaded.splits.values()))  # a folder may hold train, validation and test
+    table = read_texts(path, ColumnMap(text=text_column or predictor.text_column), encoding=encoding, progress=progress)
     with progress.bar(total=len(table), desc="predicting", unit="document") as bar:
         predictions = predictor.predict(table["text"][:], origins=table["origin"][:], on_documents=bar.update)
     _warn_of_cuts(predictions, progress)
@@ -63,10 +59,22 @@ def predict_file(
     return output
 
 
-def _load(path: Path, text_column: str, *, encoding: str | None) -> Loaded:
-    columns = ColumnMap(text=text_column)
+def read_texts(path: Path, columns: ColumnMap, *, encoding: str | None, progress: Progress) -> datasets.Dataset:
+    """The rows of a file, without labels and targets. Raises DataError in the words of the command line."""
+    with option_words():
+        loaded = load_examples(str(path), columns=columns, base=Path.cwd(), labelled=False, encoding=encoding)
+    for note in loaded.notes:
+        progress.say(note)
+    for warning in loaded.warnings:
+        progress.warn(warning)
+    return datasets.concatenate_datasets(list(loaded.splits.values()))  # a folder may hold train, validation and test
+
+
+@contextlib.contextmanager
+def option_words() -> Iterator[None]:
+    """The remedy for a recipe is none here: in a DataError the options of the command line, in place of its keys."""
     try:
-        return load_examples(str(path), columns=columns, base=Path.cwd(), labelled=False, encoding=encoding)
+        yield
     except DataError as error:
         raise DataError.of(
             [Problem(*map(_for_predict, (one.where, one.what, one.do))) for one in error.problems]
@@ -74,14 +82,8 @@ def _load(path: Path, text_column: str, *, encoding: str | None) -> Loaded:
 
 
 def _for_predict(message: str) -> str:
-    """The remedy for a recipe is none here: the options of the command line in place of its keys."""
-    for key, option in (
-        ("data.columns.text", "--column"),
-        ("data.encoding:", "--encoding"),
-        ("data.encoding", "--encoding"),
-    ):
-        message = message.replace(key, option)
-    return message
+    message = re.sub(r"data\.columns\.(text|prompt|messages|source)\b", "--column", message)
+    return re.sub(r"data\.encoding\b:?", "--encoding", message)
 
 
 def _warn_of_cuts(predictions: Sequence[Prediction], progress: Progress) -> None:
@@ -91,7 +93,8 @@ def _warn_of_cuts(predictions: Sequence[Prediction], progress: Progress) -> None
         progress.warn(f"{sum(cut):,} tokens of {documents} were not read: the model's windows are limited")
 
 
-def _check_output(output: Path | None, *, force: bool) -> None:
+def check_output(output: Path | None, *, force: bool) -> None:
+    """Raises RecipeError for a file that cannot be written, or is there already."""
     if output is None:
         return
     if output.suffix not in OUTPUT_SUFFIXES:
@@ -122,8 +125,7 @@ def _passage(row: Row) -> Row:
 
 def _write(output: Path, rows: list[Row]) -> None:
     if output.suffix == ".jsonl":
-        whole = ({**row, **_passage(row)} for row in rows)
-        write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in whole))
+        write_json_lines(output, [{**row, **_passage(row)} for row in rows])
         return
     names = list(rows[0]["probabilities"]) if rows else []
     flat = {
@@ -134,6 +136,11 @@ def _write(output: Path, rows: list[Row]) -> None:
         "passage": [_passage(row)["passage"] for row in rows],
         **{f"probability_{name}": [row["probabilities"][name] for row in rows] for name in names},
     }
+    write_columns(output, flat)
+
+
+def write_columns(output: Path, flat: Mapping[str, Sequence[Any]]) -> None:
+    """A parquet or csv file of these columns."""
     if output.suffix == ".parquet":
         write_table(output, flat)
         return

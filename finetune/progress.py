@@ -65,9 +65,9 @@ class _LogLines:
         self._stream.flush()
 
 
-def write(stream: TextIO, text: str) -> None:
+def write(stream: TextIO, text: str, *, end: str = "\n") -> None:
     """A line. Control characters, and what the stream's encoding lacks, are shown as escapes that JSON reads too."""
     encoding = stream.encoding or "utf-8"
     text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding) + "\n")
+    stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding) + end)
     stream.flush()

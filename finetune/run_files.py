@@ -44,6 +44,7 @@ class RunInfo(RunFile):
     padding_share: float | None = None
     training_tokens: int | None = None
     micro_batches: str | None = None
+    fill_rate: float | None = None
     notes: list[str] = []
     failure: str | None = None
 
@@ -67,13 +68,15 @@ class SplitScores(RunFile):
     """Scores of one set of predictions on one split, counted in documents.
 
     per_class: one row a label with label, support, precision, recall, f1, tp, fp, tn, fn, tpr, fpr, tnr, fnr and
-    `intervals`, which maps some of these to [low, high].
+    `intervals`, which maps some of these to [low, high]. Written text has no labels: its scores stand alone, with
+    sacrebleu's signatures of bleu and chrf.
     """
 
     scores: dict[str, Score]
-    per_class: list[dict[str, Any]]
-    confusion: list[list[int]] | None
-    label_names: list[str]
+    per_class: list[dict[str, Any]] = []
+    confusion: list[list[int]] | None = None
+    label_names: list[str] = []
+    signatures: dict[str, str] = {}
 
 
 class PairedTest(RunFile):
@@ -82,7 +85,8 @@ class PairedTest(RunFile):
     difference is first - second; low..high its 95 % interval by the paired bootstrap, null where there is none; p the
     two-sided approximate randomisation, p_mcnemar McNemar's exact test (null where documents are grouped), p_holm p
     after Holm's correction where several pairs are compared. `better` is true when first is ahead in the metric's own
-    direction and p (after correction, where there is one) is below .05.
+    direction and p (after correction, where there is one) is below .05. Of written text, "right" is "better by the
+    document's own score".
     """
 
     metric: str
@@ -203,11 +207,33 @@ class ShownDocument(RunFile):
     is_passage: bool = False
 
 
+class ShownText(RunFile):
+    """One document with what was written for it, shortened. `cut`: the length limit ended it. chrf: 0..100."""
+
+    id: str
+    group: str | None = None
+    prompt: str
+    reference: str
+    prediction: str
+    cut: bool
+    chrf: float | None = None
+
+
 class Analysis(RunFile):
-    """analysis.json: where the model is right and wrong on test."""
+    """analysis.json: where the model is right and wrong on test; of written text, the best and worst by chrF."""
 
     format_version: int = FORMAT_VERSION
     slices: list[Slice]
-    confident_mistakes: list[ShownDocument]
-    hesitant: list[ShownDocument]
+    confident_mistakes: list[ShownDocument] = []
+    hesitant: list[ShownDocument] = []
+    best_texts: list[ShownText] = []
+    worst_texts: list[ShownText] = []
     notes: list[str] = []
+
+
+class Samples(RunFile):
+    """samples/EPOCH/texts.json: what the model wrote after an epoch for the same validation documents every time."""
+
+    epoch: float
+    step: int
+    texts: list[ShownText]

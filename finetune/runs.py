@@ -79,6 +79,7 @@ class Run:
         self.scores = self.folder / "scores.json"
         self.analysis = self.folder / "analysis.json"
         self.test_openings = self.folder / "test_openings.jsonl"
+        self.samples = self.folder / "samples"
         self.figures = self.folder / "figures"
         self.report = self.folder / "report.html"
         self.card = self.folder / "README.md"
@@ -134,7 +135,7 @@ class Run:
 
     def forget_training(self) -> None:
         """Delete what a training left here; who looked at the test split stays recorded."""
-        for name in ("checkpoints", "best", "last", "predictions", "baselines", "figures"):
+        for name in ("checkpoints", "best", "last", "predictions", "baselines", "samples", "figures"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for path in (self.history, self.scores, self.analysis, self.report, self.card):
             path.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ One Scorer serves the model, its baselines and new data, so that all of them are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from finetune.scores.intervals import (
     effective_groups,
 )
 from finetune.tasks.base import Floats
+from finetune.training.inference import DocumentPredictions
 
 Array = npt.NDArray[Any]
 Interval = tuple[float, float]
@@ -42,6 +43,19 @@ def reference_array(prepared: Prepared, split: str) -> Array:
     for row, present in enumerate(encoded):
         marks[row, present] = 1
     return marks
+
+
+def validation_scorer(prepared: Prepared) -> Callable[[DocumentPredictions], Mapping[str, float | None]]:
+    """Named scores of predictions of the validation documents."""
+    references = reference_array(prepared, "validation")
+
+    def score(predictions: DocumentPredictions) -> Mapping[str, float | None]:
+        labels = prepared.labels
+        return score_classification(
+            references, predictions.probabilities, label_names=labels.names, multi_label=labels.multi_label
+        ).values
+
+    return score
 
 
 def group_array(prepared: Prepared, split: str) -> Array | None:

@@ -6,20 +6,20 @@ The reported score comes from the files in best/, so a fault of saving or loadin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from finetune.classifier_learner import ClassifierLearner
 from finetune.data.prepare import Prepared
 from finetune.error_analysis import analyse
 from finetune.figures import draw_confusion, draw_curves
-from finetune.learner import Learner
 from finetune.opponents import beats_all, fit_opponents, paired_tests
 from finetune.predict import Predictor, RowPredictions
 from finetune.progress import Progress
-from finetune.recipe import Evaluation, Recipe
+from finetune.recipe import ClassifierEvaluation, Recipe, classifier_recipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import Analysis, Calibration, FitVerdict, Scores, SplitScores
 from finetune.runs import Run, disk_faults, write_json
@@ -30,30 +30,16 @@ from finetune.scores.fit_course import fit_settings
 from finetune.scores.fit_verdict import judge_fit
 from finetune.scores.paired import greater_is_better
 from finetune.tasks.base import Floats
-from finetune.training.inference import DocumentPredictions
 from finetune.training.plan import FitResult
 
 SCORED_SPLITS = ("validation", "test")
 
 
-def validation_scorer(prepared: Prepared) -> Callable[[DocumentPredictions], Mapping[str, float | None]]:
-    """Named scores of predictions of the validation documents."""
-    references = reference_array(prepared, "validation")
-
-    def score(predictions: DocumentPredictions) -> Mapping[str, float | None]:
-        labels = prepared.labels
-        return score_classification(
-            references, predictions.probabilities, label_names=labels.names, multi_label=labels.multi_label
-        ).values
-
-    return score
-
-
-def score_run(
+def score_classifier(
     run: Run,
     loaded: LoadedRecipe,
     prepared: Prepared,
-    learner: Learner,
+    learner: ClassifierLearner,
     result: FitResult,
     *,
     calibration: Calibration | None = None,
@@ -65,7 +51,8 @@ def score_run(
     Without `open_test` the validation split alone is scored, and no baseline is fitted.
     """
     splits = SCORED_SPLITS if open_test else SCORED_SPLITS[:1]
-    recipe, scorer = loaded.recipe, Scorer(prepared, loaded.recipe.evaluation.bootstrap, loaded.recipe.seed)
+    recipe = classifier_recipe(loaded.recipe)
+    scorer = Scorer(prepared, recipe.evaluation.bootstrap, recipe.seed)
     if open_test:
         run.record_test_opening(by="train", documents=len(prepared.splits["test"]))
     use_cpu = recipe.training.use_cpu
@@ -88,7 +75,7 @@ def score_run(
         fit=_judged(run, loaded, prepared, result),
         notes=[
             *(note for split in splits for note in scorer.notes(split)),
-            _selection_note(chosen, open_test=open_test),
+            selection_note(chosen, open_test=open_test),
         ],
     )
     if open_test and recipe.evaluation.baselines:
@@ -102,9 +89,15 @@ def score_run(
 
 
 def _beside_baselines(
-    scores: Scores, best: SavedPredictions, evaluation: Evaluation, scorer: Scorer, learner: Learner,
-    *, run: Run, progress: Progress,
-) -> Scores:  # fmt: skip
+    scores: Scores,
+    best: SavedPredictions,
+    evaluation: ClassifierEvaluation,
+    scorer: Scorer,
+    learner: ClassifierLearner,
+    *,
+    run: Run,
+    progress: Progress,
+) -> Scores:
     """The scores with those of the baselines, and the model tested against each of them on test."""
     metric = scores.metric_for_best_model
     opponents = fit_opponents(
@@ -132,7 +125,7 @@ def _analysed(best: SavedPredictions, scorer: Scorer, recipe: Recipe) -> Analysi
     return analyse(scorer, "test", best.rows["test"], best.predicted("test"), metric=metric, examples=examples)
 
 
-def rescore(
+def rescore_classifier(
     run: Run, loaded: LoadedRecipe, prepared: Prepared, *, split: str, model: str, progress: Progress
 ) -> SplitScores:
     """Scores of best/ or last/ on one split of the run, predicted again from the saved files."""
@@ -194,7 +187,7 @@ def draw_figures(run: Run, scores: Scores) -> None:
         draw_confusion(test.confusion, test.label_names, run.figures / "confusion.png")
 
 
-def _selection_note(chosen: bool, *, open_test: bool) -> str:
+def selection_note(chosen: bool, *, open_test: bool) -> str:
     test = "test took no part" if open_test else "test was not opened"
     if not chosen:
         return f"no epoch was chosen: best/ is the last model; {test}"

@@ -1,4 +1,4 @@
-"""The last screen of a run: per-class and overall test scores beside the baselines, read from the run folder."""
+"""The last screen of a run, read from its folder: test scores beside the baselines, and labels or written texts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,25 @@ from unicodedata import east_asian_width
 
 from finetune.data.text_steps import visible
 from finetune.progress import WARNING
-from finetune.report.sentences import difference_text, p_text, score_text, shown_split, verdict_sentences
-from finetune.run_files import Calibration, PairedTest, RunInfo, Scores, SplitScores
+from finetune.report.parts import MORE_TEXT_HEADLINES, TEXT_HEADLINES, headline_metrics, is_written
+from finetune.report.sentences import (
+    difference_text,
+    is_of_text,
+    p_text,
+    plain_score,
+    score_text,
+    shown_split,
+    tested_metric,
+    verdict_sentences,
+)
+from finetune.report.story import read_samples
+from finetune.run_files import Calibration, PairedTest, RunInfo, Samples, Scores, ShownText, SplitScores
 from finetune.runs import Json, Run, read_json_lines
 
 HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "roc_auc", "log_loss", "loss")
 MOST_CLASSES = 30
+MOST_SAMPLES = 3
+SAMPLE_CHARACTERS = 100
 
 
 def render_summary(run: Run) -> str:
@@ -25,10 +38,12 @@ def render_summary(run: Run) -> str:
     parts = [
         "\n".join(verdict_sentences(scores)),
         _opened(run, split) if shown == "test" else f"Validation: {_count(split)} documents. Test was not opened.",
-        render_scores(split, scores.baselines if shown == "test" else {}),
+        render_scores(split, scores.baselines if shown == "test" else {}, chosen_by=tested_metric(scores)),
         render_tests(scores.baseline_tests),
         render_classes(split),
         _chosen(scores),
+        _samples(read_samples(run), scores.best_epoch),
+        _signed(split),
         _calibrated(scores.calibration),
         notes,
         _time(info),
@@ -38,14 +53,32 @@ def render_summary(run: Run) -> str:
 
 
 def render_scores(
-    split: SplitScores, baselines: Mapping[str, Mapping[str, SplitScores]], *, model: str = "best"
+    split: SplitScores,
+    baselines: Mapping[str, Mapping[str, SplitScores]],
+    *,
+    model: str = "best",
+    chosen_by: str = "loss",
 ) -> str:
-    """A row for the model (its folder, best or last) and each baseline, a column for each headline score."""
-    names = [name for name in HEADLINES if name in split.scores]
-    rows = [[f"this model ({model}/)", *(score_text(split.scores[name]) for name in names)]]
-    for baseline, by_split in baselines.items():
-        theirs = by_split["test"].scores
-        rows.append([baseline, *(score_text(theirs[name]) if name in theirs else "" for name in names)])
+    """A row for the model (its folder, best or last) and each baseline, a column for each headline score.
+
+    Scores of written text stand in two tables, the one that chose the epoch first.
+    """
+    standing = {f"this model ({model}/)": split, **{name: by_split["test"] for name, by_split in baselines.items()}}
+    if not is_written(split.scores):
+        return _score_table(standing, HEADLINES)
+    first = headline_metrics(chosen_by, split.scores)
+    second = [name for name in MORE_TEXT_HEADLINES if name not in first]
+    return f"{_score_table(standing, first)}\n\n{_score_table(standing, second)}"
+
+
+def _score_table(standing: Mapping[str, SplitScores], metrics: Sequence[str]) -> str:
+    """The scores that the first has."""
+    ours = next(iter(standing.values())).scores
+    names = [name for name in metrics if name in ours]
+    rows = [
+        [who, *(score_text(each.scores[name], name) if name in each.scores else "" for name in names)]
+        for who, each in standing.items()
+    ]
     return table(["", *names], rows)
 
 
@@ -53,19 +86,23 @@ def render_tests(tests: Mapping[str, PairedTest]) -> str:
     """The model against each baseline on the same documents, paired; empty without baselines."""
     if not tests:
         return ""
-    first = next(iter(tests.values()))
+    first, metrics = next(iter(tests.values())), list(dict.fromkeys(test.metric for test in tests.values()))
     unit = f"{first.documents:,} documents" if first.groups is None else f"{first.groups:,} groups of documents"
-    header = [f"paired on {unit}: {first.metric}", "difference", "p", "only model right", "only baseline right"]
+    sides = ("model better on", "baseline better on") if is_of_text(first.metric) else (
+        "only model right", "only baseline right")  # fmt: skip
+    header = [f"paired on {unit}: {', '.join(metrics)}", "difference", "p", *sides]
     rows = [
-        [f"against {name}", difference_text(test), p_text(test.p).removeprefix("p ").removeprefix("= "),
-         str(test.only_first_right), str(test.only_second_right)]
+        [f"against {name}" + (f" ({test.metric})" if len(metrics) > 1 else ""), difference_text(test),
+         p_text(test.p).removeprefix("p ").removeprefix("= "), str(test.only_first_right), str(test.only_second_right)]
         for name, test in tests.items()
     ]  # fmt: skip
     return table(header, rows)
 
 
 def render_classes(split: SplitScores) -> str:
-    """Precision, recall, F1, the four rates and the support of every label."""
+    """Precision, recall, F1, the four rates and the support of every label; empty where there are no labels."""
+    if not split.per_class:
+        return ""
     columns = ("precision", "recall", "f1", "tpr", "fpr", "tnr", "fnr", "support")
     rows = [
         [visible(str(row["label"])), *(_cell(row.get(column)) for column in columns)]
@@ -102,7 +139,8 @@ def _opened(run: Run, split: SplitScores) -> str:
 def approximate(split: SplitScores) -> str:
     """What the ~ before an interval means."""
     marked = {name: score.coverage for name, score in split.scores.items() if score.coverage is not None}
-    named = [f"{name} {marked[name]:.0%}" for name in HEADLINES if name in marked]
+    shown = (*HEADLINES, *TEXT_HEADLINES, *MORE_TEXT_HEADLINES)
+    named = [f"{name} {marked[name]:.0%}" for name in dict.fromkeys(shown) if name in marked]
     if not named:
         return ""
     why = "few documents or groups, or rare labels"
@@ -128,14 +166,35 @@ def _calibrated(calibration: Calibration | None) -> str:
 def _chosen(scores: Scores) -> str:
     metric = scores.metric_for_best_model
     validation = scores.splits["validation"].scores.get(metric)
-    value = f", {metric} {_cell(validation.value)} on validation" if validation is not None else ""
+    value = f", {metric} {plain_score(validation.value, metric)} on validation" if validation is not None else ""
     return f"Best epoch: {scores.best_epoch:g} (step {scores.best_step}{value})." if scores.best_epoch else ""
+
+
+def _samples(found: Sequence[Samples], best_epoch: float | None) -> str:
+    """What the model in best/ wrote for the first of the documents whose texts are kept."""
+    chosen = next((each for each in found if each.epoch == best_epoch), None)
+    if chosen is None or not chosen.texts:
+        return ""
+    shown = "\n\n".join(map(_sample, chosen.texts[:MOST_SAMPLES]))
+    return f"Written after epoch {chosen.epoch:g} for validation documents:\n\n{shown}"
+
+
+def _sample(text: ShownText) -> str:
+    written = text.prediction if text.prediction.strip() else "(nothing)"
+    lines = [("given", text.prompt), ("reference", text.reference), ("written", written)]
+    shown = "\n".join(f"  {name:<9}  {visible(line, SAMPLE_CHARACTERS)}" for name, line in lines)
+    return shown + (" (cut off by the length limit)" if text.cut else "")
+
+
+def _signed(split: SplitScores) -> str:
+    return "\n".join(f"{metric}: {signature}" for metric, signature in split.signatures.items())
 
 
 def _time(info: RunInfo) -> str:
     seconds = ", ".join(f"{name} {_minutes(value)}" for name, value in info.seconds.items())
     padding = f"; padding {info.padding_share:.1%} of all tokens" if info.padding_share is not None else ""
-    return f"{info.steps} steps on {info.device}, {seconds}{padding}."
+    filled = f"; blocks filled {info.fill_rate:.1%}" if info.fill_rate is not None else ""
+    return f"{info.steps} steps on {info.device}, {seconds}{padding}{filled}."
 
 
 def _minutes(seconds: float) -> str:

@@ -15,8 +15,9 @@ from typing import Any, get_args
 
 from finetune.errors import CheckpointError, RecipeError, did_you_mean, listed
 from finetune.progress import WARNING, Progress, write
-from finetune.recipe import ExportFormat, SelectionMetric
+from finetune.recipe_data import ExportFormat
 from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe
+from finetune.recipe_training import LabelMetric
 from finetune.run_files import SplitScores
 from finetune.yaml_text import YamlText
 
@@ -124,7 +125,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from finetune.scores.gates import check_gates, judge_gates, parse_gate
 
     # Before any work: a faulty rule must not cost an opening of the test split.
-    gates = [parse_gate(rule, metrics=get_args(SelectionMetric)) for rule in arguments.gate]
+    gates = [parse_gate(rule, metrics=get_args(LabelMetric)) for rule in arguments.gate]
     if arguments.gate_on != "value" and not gates:
         raise RecipeError("command line", "--gate-on says how gates are held, and there is none", "Add --gate RULE.")
     if arguments.data and arguments.split != "test":
@@ -182,39 +183,10 @@ def _evaluate_new(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str,
                    **scores.model_dump(mode="json")}, lines  # fmt: skip
 
 
-def predict(arguments: argparse.Namespace) -> int:
-    from finetune.prediction_files import predict_file, predict_texts
-
-    progress = progress_of(arguments)
-    if arguments.text and (arguments.output or arguments.column or arguments.encoding or arguments.force):
-        what = "--output, --column, --encoding and --force go with --input"
-        raise RecipeError("command line", what, "Leave them out.")
-    if arguments.text:
-        rows = predict_texts(arguments.run_folder, arguments.text, progress=progress)
-        for row in rows:
-            write(sys.stdout, json.dumps(row, ensure_ascii=False) if arguments.json else _prediction_line(row))
-        return 0
-    written = predict_file(
-        arguments.run_folder,
-        Path(arguments.input),
-        output=Path(arguments.output) if arguments.output else None,
-        text_column=arguments.column,
-        encoding=arguments.encoding,
-        force=arguments.force,
-        progress=progress,
-    )
-    if isinstance(written, Path):
-        progress.say(f"predictions are in {written}")
-    else:
-        for row in written:
-            write(sys.stdout, json.dumps(row, ensure_ascii=False))
-    return 0
-
-
 def schema(arguments: argparse.Namespace) -> int:
-    from finetune.recipe import Recipe
+    from finetune.recipe_file import recipe_schema
 
-    write(sys.stdout, json.dumps(Recipe.model_json_schema(), ensure_ascii=False, indent=1))
+    write(sys.stdout, json.dumps(recipe_schema(), ensure_ascii=False, indent=1))
     return 0
 
 
@@ -268,13 +240,6 @@ def show_run(run: Any, arguments: argparse.Namespace) -> int:
         write_report(run.folder)
     write(sys.stdout, json.dumps(scores_json(run), ensure_ascii=False) if arguments.json else render_summary(run))
     return 0
-
-
-def _prediction_line(row: dict[str, Any]) -> str:
-    label = row["label"] if isinstance(row["label"], str) else ", ".join(row["label"]) or "(none)"
-    best = max(row["probabilities"].items(), key=lambda item: float(item[1]))
-    decided = f"\t(of {row['windows']} windows, this decided: {row['passage']})" if "passage" in row else ""
-    return f"{label}\t{best[1]:.3f}\t{row['text']}{decided}"
 
 
 def progress_of(arguments: argparse.Namespace) -> Progress:

@@ -45,11 +45,12 @@ from bad_inputs import (
 )
 from ruamel.yaml import YAML
 
+from finetune.branches import build_learner
 from finetune.cli import main
 from finetune.data import cleaning, store
 from finetune.data.prepare import Prepared
 from finetune.data.text_steps import TEXT_STEPS
-from finetune.learner import Learner, build_learner
+from finetune.learner import Learner
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 OF_ONE_AGE = (10**18, 10**18)  # nanoseconds

@@ -20,8 +20,8 @@ from tiny_models import tiny_bert_folder, tiny_distilbert_folder, tiny_gpt2_fold
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from finetune.calibrating import calibrate, fold_temperature
+from finetune.classifier_learner import ClassifierLearner
 from finetune.errors import ModelError
-from finetune.learner import Learner
 from finetune.predict import Predictor
 from finetune.prediction_files import predict_texts
 from finetune.progress import SILENT
@@ -466,7 +466,7 @@ def test_several_labels_get_thresholds_of_the_calibrated_probabilities() -> None
 
 
 def saved(folder: Path, *, multi_label: bool, calibration: Calibration | None, **kept: Any) -> Path:
-    """A folder as a run leaves it, by Learner.save."""
+    """A folder as a run leaves it, by ClassifierLearner.save."""
     source = tiny_bert_folder(folder / "source", texts=["a b c d e f g h i j k l m n ."], num_labels=3)
     model = tiny_model(source)
     if calibration is not None and calibration.folded:
@@ -475,7 +475,7 @@ def saved(folder: Path, *, multi_label: bool, calibration: Calibration | None, *
         "format_version": 1, "task": "text-classification", "multi_label": multi_label, "cleaning": [],
         "windows": {"max_tokens": 16, "stride": 2, "aggregate": "mean"}, "text_column": "text",
     }  # fmt: skip
-    learner = Learner(
+    learner = ClassifierLearner(
         classification(3, multi_label=multi_label), model, AutoTokenizer.from_pretrained(source), {}, {}, None, [],
         settings, fresh_model=lambda: model,
     )  # fmt: skip

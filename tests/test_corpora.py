@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.corpora import AREA_OF_MODULE, CORPORA, python_docs
+from finetune.data.corpora import CORPORA, python_docs
+from finetune.data.python_library import AREA_OF_MODULE
 from finetune.errors import DataError
 
 LONG = "This docstring has certainly more than forty characters"

@@ -11,7 +11,7 @@ import pytest
 from finetune.cli import main
 from finetune.data.export_formats import EXPORTS, Export
 from finetune.data.exports import read_back
-from finetune.recipe import ExportFormat
+from finetune.recipe_data import ExportFormat
 
 FORMATS = get_args(ExportFormat)
 RECIPE = """

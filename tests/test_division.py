@@ -17,7 +17,7 @@ from finetune.data.division import Division, divide, fold_seed
 from finetune.data.leaks import Policy
 from finetune.data.near_duplicates import Families, find_families
 from finetune.errors import DataError, GateFailed
-from finetune.recipe import SPLITS, Fold, Split
+from finetune.recipe_data import SPLITS, Fold, Split
 
 COLUMNS = ("id", "text", "label", "group", "origin")
 Rows = Sequence[tuple[str, str | None, int]]  # label, group, family

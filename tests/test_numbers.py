@@ -13,7 +13,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from finetune.data.numbers import apply_scaling, fit_scaling
 from finetune.errors import DataError
-from finetune.recipe import Scaling
+from finetune.recipe_data import Scaling
 
 
 def table(**columns: list[float | None]) -> Dataset:

@@ -23,7 +23,7 @@ from finetune.data.sources import Loaded
 from finetune.dataset_folder import prepare_folder
 from finetune.errors import DataError, GateFailed
 from finetune.progress import SILENT
-from finetune.recipe import SPLITS, Data
+from finetune.recipe_data import SPLITS, Data
 from finetune.recipe_file import LoadedRecipe, load_recipe
 from finetune.runs import write_table
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from finetune import experiment, scoring
+from finetune import branches, experiment
 from finetune.cli import main
 from finetune.run_files import RunInfo, Scores
 from finetune.runs import LOCK, Run, check_run_folder, read_table
@@ -104,7 +104,7 @@ def test_a_stopped_run_goes_on_without_the_original_function_file(
     monkeypatch.setattr(experiment, "score_run", stopped)
     recipe = write_recipe(folder, cleaning=["mine:shout"])
     assert main(["train", recipe, "--run", str(folder / "run"), "--quiet"]) == 130
-    monkeypatch.setattr(experiment, "score_run", scoring.score_run)
+    monkeypatch.setattr(experiment, "score_run", branches.score_run)
     (folder / "mine.py").unlink()
     assert main(["train", str(folder / "run"), "--resume", "--quiet"]) == 0
     assert weights(Run(folder / "run")) == weights(whole)
@@ -184,7 +184,7 @@ def test_a_run_with_copies_goes_on_as_if_nothing_had_happened(folder: Path, monk
     scored: list[Any] = []
 
     def stopped_after_an_epoch(model: Any, plan: Any, **rest: Any) -> Any:
-        score = plan.score_validation
+        score = plan.lesson.score_validation
 
         def once(predictions: Any) -> Any:
             if scored:
@@ -192,7 +192,7 @@ def test_a_run_with_copies_goes_on_as_if_nothing_had_happened(folder: Path, monk
             scored.append(predictions)
             return score(predictions)
 
-        object.__setattr__(plan, "score_validation", once)
+        object.__setattr__(plan.lesson, "score_validation", once)
         return fit(model, plan, **rest)
 
     monkeypatch.setattr(experiment, "fit", stopped_after_an_epoch)

@@ -49,7 +49,7 @@ def results_of(folder: Path, *, per_device: int) -> dict[str, Any]:
         plan = tiny_plan(folder / str(size), validation=tiny_documents(size, seed=2), **chosen)
         arguments = training_arguments(plan.settings, folder=plan.checkpoints, seed=13, greater_is_better=True)
         trainer = DocumentTrainer(model, plan, arguments)
-        predictions = trainer.predict_validation()
+        predictions = plan.lesson.predictions(model, trainer.turn())
         found["evaluations"][str(size)] = {
             "probabilities": predictions.probabilities.tolist(),
             "scores": trainer.evaluate(),

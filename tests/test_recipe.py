@@ -12,28 +12,27 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from finetune import recipe as words
+from finetune import recipe_data, recipe_training
+from finetune.branches import BRANCHES
 from finetune.cleaning_steps import CleaningName
 from finetune.data.cleaning import STEPS
 from finetune.data.export_formats import EXPORTS
 from finetune.errors import RecipeError
-from finetune.recipe import Recipe, Training, Windows
-from finetune.recipe_file import (
-    MANAGED_FIELDS,
-    OLD_NAMES,
-    WITHOUT_EFFECT,
-    check_recipe,
-    dump_recipe,
-    load_recipe,
-    relocate,
-    training_argument_names,
-)
+from finetune.recipe import DEFAULT_TEXT_BASELINES, RECIPES, ClassifierRecipe, Recipe, Windows, writer_recipe
+from finetune.recipe_file import check_recipe, dump_recipe, load_recipe, recipe_schema, relocate
 from finetune.recipe_parts import Section
+from finetune.recipe_problems import MANAGED_FIELDS, OLD_NAMES, WITHOUT_EFFECT, training_argument_names
+from finetune.recipe_training import ClassifierTraining, Training
 from finetune.scores.baselines import BASELINES
 from finetune.scores.classification import METRIC_NAMES
-from finetune.tasks.table import TASKS
 from finetune.yaml_text import YamlText, read_yaml
 
 SMALLEST = "task: text-classification\ndata: {source: reviews.csv}\n"
+SMALLEST_OF = {
+    "text-classification": SMALLEST,
+    "text-generation": "task: text-generation\nmodel: {name: a/b}\ndata: {source: poems.txt}\n",
+    "seq2seq": "task: seq2seq\nmodel: {name: a/b}\ndata: {source: pairs.jsonl}\n",
+}
 # Words that YAML, one version or another, takes for something else.
 ODD_LABELS = [
     "no",
@@ -80,12 +79,12 @@ labels = st.lists(
 shares = st.integers(1, 8).flatmap(lambda test: st.tuples(st.integers(1, 9 - test), st.just(test)))
 sources = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).filter(str.strip)
 trainings = st.builds(
-    Training,
+    ClassifierTraining,
     num_train_epochs=st.integers(1, 1000),
     learning_rate=st.floats(1e-12, 10),
     warmup_steps=st.floats(0, 0.99) | st.integers(0, 9),
     early_stopping_patience=st.none() | st.integers(1, 9),
-    metric_for_best_model=st.sampled_from(get_args(words.SelectionMetric)),
+    metric_for_best_model=st.sampled_from(get_args(recipe_training.LabelMetric)),
     extra=st.dictionaries(
         st.sampled_from(["adam_beta1", "run_name"]), st.floats(0, 1) | st.booleans() | st.sampled_from(ODD_LABELS)
     ),
@@ -111,12 +110,16 @@ def recipes(draw: st.DrawFn) -> Recipe:
         "windows": windows,
         "cleaning": draw(st.lists(st.sampled_from(STEPS_AS_WRITTEN), unique_by=str)),
     }
-    return Recipe.model_validate({"task": "text-classification", "data": data, **parts})
+    return ClassifierRecipe.model_validate({"task": "text-classification", "data": data, **parts})
 
 
 @settings(max_examples=60)
 @given(recipe=recipes())
-@example(recipe=Recipe.model_validate({"task": "text-classification", "data": {"source": "x", "labels": ODD_LABELS}}))
+@example(
+    recipe=ClassifierRecipe.model_validate(
+        {"task": "text-classification", "data": {"source": "x", "labels": ODD_LABELS}}
+    )
+)
 def test_a_dump_loads_as_the_same_recipe(recipe: Recipe) -> None:
     assert read(dump_recipe(recipe, header="one\ntwo")) == recipe
 
@@ -124,7 +127,7 @@ def test_a_dump_loads_as_the_same_recipe(recipe: Recipe) -> None:
 @pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", "a\u2029", "a\rb"])
 def test_a_dump_keeps_unusual_line_breaks(text: str) -> None:
     values = {"task": "text-classification", "data": {"source": "0", "labels": ["no", text]}}
-    recipe = Recipe.model_validate(values)
+    recipe = ClassifierRecipe.model_validate(values)
     assert read(dump_recipe(recipe)) == recipe
 
 
@@ -228,18 +231,16 @@ def test_an_override_does_not_change_the_text_it_came_from() -> None:
 @pytest.mark.parametrize(
     ("literal", "table"),
     [
-        (words.TaskName, TASKS), (CleaningName, STEPS), (words.BaselineName, BASELINES),
-        (words.SelectionMetric, [*METRIC_NAMES, "loss"]), (words.SplitName, words.SPLITS),
-        (words.ExportFormat, EXPORTS),
+        (words.TaskName, BRANCHES), (CleaningName, STEPS), (words.BaselineName, BASELINES),
+        (recipe_training.LabelMetric, [*METRIC_NAMES, "loss"]), (recipe_data.SplitName, recipe_data.SPLITS),
+        (recipe_data.ExportFormat, EXPORTS),
     ],
 )  # fmt: skip
 def test_a_literal_is_the_keys_of_its_table(literal: Any, table: Any) -> None:
     assert sorted(get_args(literal)) == sorted(table)
 
 
-def sections(
-    section: type[Section] = Recipe, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], type[Section]]]:
+def sections(section: type[Section], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type[Section]]]:
     """Every section of the recipe with its path."""
     yield path, section
     for name, field in section.model_fields.items():
@@ -248,39 +249,100 @@ def sections(
                 yield from sections(kind, (*path, name))
 
 
-FIELDS = [(*path, name) for path, section in sections() for name in section.model_fields]
+FIELDS = [
+    (task, *path, name)
+    for task, recipe in RECIPES.items()
+    for path, section in sections(recipe)
+    for name in section.model_fields
+    if path != ("generation", "examples")  # an item of a list
+]
 
 
-@pytest.mark.parametrize("path", [path for path in FIELDS if len(path[-1]) > 4], ids=".".join)
-def test_a_misspelt_key_is_corrected(path: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("place", [place for place in FIELDS if len(place[-1]) > 4], ids=".".join)
+def test_a_misspelt_key_is_corrected(place: tuple[str, ...]) -> None:
+    task, *path = place
     misspelt = path[-1][:2] + path[-1][3:]
-    told = problems(SMALLEST, ".".join((*path[:-1], misspelt)) + "=1")
+    told = problems(SMALLEST_OF[task], ".".join((*path[:-1], misspelt)) + "=1")
     assert any(each.endswith(f"Did you mean '{path[-1]}'?") for each in told), told
 
 
 def test_every_field_says_what_it_is() -> None:
-    silent = [".".join(path) for path in FIELDS if not described(path)]
+    silent = [".".join(place) for place in FIELDS if not described(place)]
     assert not silent
 
 
-def described(path: tuple[str, ...]) -> str:
-    section = next(kind for place, kind in sections() if place == path[:-1])
-    return section.model_fields[path[-1]].description or ""
+def described(place: tuple[str, ...]) -> str:
+    section = next(kind for path, kind in sections(RECIPES[place[0]]) if path == place[1:-1])
+    return section.model_fields[place[-1]].description or ""
 
 
 def test_the_schema_describes_every_property() -> None:
-    schema = json.loads(json.dumps(Recipe.model_json_schema()))
+    schema = json.loads(json.dumps(recipe_schema()))
     steps = schema["$defs"].pop("CleaningStep")["anyOf"]  # a name, or a name with its value
     named = {*steps[0]["enum"], *(name for step in steps[2:] for name in step["properties"])}
     assert named == set(STEPS) and "pattern" in steps[1]
-    objects = [schema, *schema["$defs"].values()]
-    assert {name for each in objects for name in each["properties"]} >= {path[-1] for path in FIELDS}
+    objects = list(schema["$defs"].values())
+    assert {name for each in objects for name in each["properties"]} >= {place[-1] for place in FIELDS}
     assert all(field.get("description") for each in objects for field in each["properties"].values())
     assert not any(each.get("additionalProperties", True) for each in objects)
+    assert set(schema["discriminator"]["mapping"]) == set(RECIPES)
+
+
+# ---- the task selects the keys
+
+
+def test_an_unknown_task_is_told_the_known_ones() -> None:
+    told = problems("task: text-clasification\ndata: {source: x.csv}\n")
+    assert told == ["recipe.yaml:1: task: 'text-clasification' is not known. Did you mean 'text-classification'?"]
+    assert "text-classification, text-generation, seq2seq" in problems("task: poems\ndata: {source: x}\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "override", "message"),
+    [
+        ("text-generation", "windows.aggregate=mean", "'windows.aggregate'. It belongs to text-classification."),
+        ("text-classification", "generation.max_new_tokens=5", "It belongs to text-generation, seq2seq."),
+        ("seq2seq", "windows.stride=5", "It belongs to text-classification, text-generation."),
+        ("seq2seq", "training.metric_for_best_model=f1_macro", "'f1_macro' is not known"),
+        ("text-generation", "evaluation.baselines=[majority]", "'majority' is not known"),
+        ("text-generation", "evaluation.baselines=[copy_source]", "does not go with this form of examples"),
+        ("text-generation", "data.columns={prompt: a}", "prompt and completion need each other"),
+        ("text-generation", "data.columns={prompt: a, completion: b, messages: c}", "are different forms of examples"),
+        ("text-generation", "generation={temperature: 0.7}", "and need do_sample"),
+        ("text-generation", "generation={do_sample: true, num_beams: 4}", "keep one of them"),
+        ("text-generation", "generation={examples: [{prompt: a, completion: b}]}", "examples is for prompts and"),
+        ("seq2seq", "generation={length_penalty: 2}", "needs num_beams above 1"),
+        ("seq2seq", "generation={min_new_tokens: 200}", "min_new_tokens 200 is above max_new_tokens 128"),
+        ("text-generation", "model={}", "needs name or from_scratch"),
+    ],
+)
+def test_what_does_not_go_with_a_task_is_refused(task: str, override: str, message: str) -> None:
+    told = problems(SMALLEST_OF[task], override)
+    assert any(message in each for each in told), told
+
+
+@pytest.mark.parametrize(
+    ("columns", "form"),
+    [
+        ("{}", "text"), ("{group: a}", "text"), ("{text: body}", "text"), ("{messages: m}", "chat"),
+        ("{prompt: a, completion: b}", "pairs"),
+    ],
+)  # fmt: skip
+def test_the_columns_tell_the_form_and_the_form_the_baselines(columns: str, form: str) -> None:
+    recipe = writer_recipe(read(SMALLEST_OF["text-generation"], f"data.columns={columns}"))
+    assert (recipe.form, recipe.evaluation.baselines) == (form, DEFAULT_TEXT_BASELINES[form])  # type: ignore[index]
+    scratch = writer_recipe(read(SMALLEST_OF["text-generation"], f"data.columns={columns}", "model={from_scratch: {}}"))
+    assert not {"zero_shot", "few_shot"} & set(scratch.evaluation.baselines)
+
+
+@pytest.mark.parametrize("task", SMALLEST_OF)
+def test_the_dump_of_every_task_loads_again(task: str) -> None:
+    recipe = read(SMALLEST_OF[task])
+    assert read(dump_recipe(recipe)) == recipe
 
 
 def test_old_names_lead_to_keys_that_exist() -> None:
-    known = {path[-1] for path in FIELDS}
+    known = {place[-1] for place in FIELDS}
     assert not known & set(OLD_NAMES)
     for name, remedy in OLD_NAMES.items():
         told = problems(SMALLEST, f"training.{name}=1")

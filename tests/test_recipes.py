@@ -19,11 +19,29 @@ OUTSIDE_DATA = {
     "chinese-sentiment-scratch.yaml": {"": "ChnSentiCorp_htl_all.csv"},
     "chinese-news-windows.yaml": {"": "cnews_1k.csv"},
     "chinese-news-truncated.yaml": {"": "cnews_1k.csv"},
+    "chinese-poems.yaml": {"": "tang_10k.jsonl"},
+    "multi30k-en-de.yaml": {"train": "train.jsonl", "validation": "val.jsonl", "test": "test2016.jsonl"},
+    "tinyshakespeare.yaml": {"": "input.txt"},
 }
+# How an outside recipe is cut down to seconds, where fewer rows alone do not do it.
+SMALLER = {
+    "chinese-poems.yaml": ["data.limit=900"],
+    "multi30k-en-de.yaml": ["evaluation.sample=20"],
+    "tinyshakespeare.yaml": ["training.max_steps=4", "evaluation.sample=2", "evaluation.baselines=[ngram]"],
+}
+EXAMPLES = ("chats.yaml", "lighthouse.yaml", "opposites.yaml", "phrases.yaml", "reviews.yaml", "reviews-augmented.yaml")
 INSIDE_DATA = (
-    *("chinese-sentiment-bert.yaml", "python-docs.yaml"),
-    *("reviews-augmented.yaml", "reviews-search.yaml", "reviews.yaml"),
+    *EXAMPLES,
+    *("chinese-sentiment-bert.yaml", "gpt2-text.yaml", "python-docs.yaml", "python-functions.yaml"),
+    "reviews-search.yaml",
 )
+TASKS = {
+    "text-generation": {
+        *("chats.yaml", "chinese-poems.yaml", "gpt2-text.yaml", "lighthouse.yaml", "opposites.yaml"),
+        *("python-functions.yaml", "tinyshakespeare.yaml"),
+    },
+    "seq2seq": {"multi30k-en-de.yaml", "phrases.yaml"},
+}
 
 
 def test_no_recipe_is_forgotten() -> None:
@@ -33,9 +51,27 @@ def test_no_recipe_is_forgotten() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe_is_valid(name: str) -> None:
     loaded = load_recipe(RECIPES / name)
-    assert loaded.recipe.task == "text-classification"
+    expected = next((task for task, names in TASKS.items() if name in names), "text-classification")
+    assert loaded.recipe.task == expected
     first = (RECIPES / name).read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# "), "a recipe's first line says what it is for"
+
+
+@pytest.mark.parametrize("name", ["chats.yaml", "lighthouse.yaml", "opposites.yaml", "phrases.yaml"])
+def test_a_small_writer_recipe_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(RECIPES / name), "--run", str(tmp_path / "run"), "--json", "--quiet"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["splits"]["test"]["scores"]["loss"]["value"] > 0
+    assert {"ngram", "hidden_markov"} <= set(scores["baselines"])
+
+
+@pytest.mark.slow
+def test_python_functions_recipe_runs_on_a_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["data.limit=300", "training.num_train_epochs=1", "windows.max_tokens=128"]
+    recipe = str(RECIPES / "python-functions.yaml")
+    assert main(["train", recipe, *overrides, "--run", str(tmp_path / "run"), "--json", "--quiet"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert set(scores["baselines"]) == {"copy_source", "nearest_neighbour", "ngram", "hidden_markov"}
 
 
 @pytest.mark.parametrize("name", ["reviews.yaml", "reviews-augmented.yaml"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +12,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from page_reader import Page
 from tiny_reports import (
     LABELS,
     SCRIPT,
@@ -24,6 +24,7 @@ from tiny_reports import (
     tiny_scores,
     tiny_search,
     tiny_seeds,
+    tiny_writer_run,
 )
 
 from finetune.data.text_steps import visible
@@ -39,7 +40,7 @@ from finetune.report.many_sentences import (
     search_sentences,
     seeds_sentences,
 )
-from finetune.report.page import VOID_ELEMENTS, document, tag
+from finetune.report.page import document, tag
 from finetune.report.plots import thinned, ticks
 from finetune.report.run_page import render_run
 from finetune.report.sentences import outcome, verdict_sentences
@@ -50,54 +51,10 @@ from finetune.runs import Run, write_json
 from finetune.scores.slices import BLANK, MANY_WINDOWS, OTHERS
 
 REPORT = Path(strings.__file__).parent
+FILES_OF_WORDS = ("strings.py", "text_strings.py")
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 MANY_LABELS = [f"label {number}" for number in range(200)]
 BASE_SCORES = tiny_scores()
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: every element is closed in its turn. Keeps what the tests ask for."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []  # what a reader sees
-        self.ours: list[str] = []  # of these, what is not marked as another language
-        self.foreign: list[int] = []
-        self.feed(html)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.seen.append((name, dict(attributes)))
-        assert len(dict(attributes)) == len(attributes), f"<{name}> has an attribute twice"
-        if name not in VOID_ELEMENTS:
-            self.open.append(name)
-            if name != "html" and "lang" in dict(attributes):
-                self.foreign.append(len(self.open))
-
-    def handle_startendtag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.seen.append((name, dict(attributes)))
-
-    def handle_endtag(self, name: str) -> None:
-        assert self.open and self.open[-1] == name, f"</{name}> closes {self.open[-1:]}"
-        if self.foreign and self.foreign[-1] == len(self.open):
-            self.foreign.pop()
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style" and data.strip():
-            self.texts.append(data)
-            if not self.foreign:
-                self.ours.append(data)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.texts)
-
-    def values(self, attribute: str) -> list[str]:
-        return [found[attribute] or "" for _, found in self.seen if attribute in found]
 
 
 def multi_label_scores() -> Scores:
@@ -123,6 +80,16 @@ RUNS: dict[str, dict[str, Any]] = {
     "selected by loss": {"metric_for_best_model": "loss"},
     "selected by what is undefined": {"metric_for_best_model": "roc_auc", "baseline_tests": {}},
 }
+WRITERS: dict[str, dict[str, Any]] = {
+    "writer": {},
+    "writer by loss": {"metric": "loss", "form": "pairs", "epochs": 12},
+    "writer by perplexity": {"metric": "perplexity", "form": "text"},
+    "writer bare": {"bare": True, "fit": None},
+    "writer of a trial": {"test": False, "form": "chat"},
+    "writer without baselines": {
+        "baselines": {}, "baseline_tests": {}, "strongest_baseline": None, "beats_baselines": None, "epochs": 0
+    },
+}  # fmt: skip
 MANY: dict[str, Callable[[Path, Language], str]] = {
     "comparison": lambda folder, language: render_comparison(tiny_comparison(), folder, language),
     "comparison of three": lambda folder, language: render_comparison(
@@ -135,12 +102,15 @@ MANY: dict[str, Callable[[Path, Language], str]] = {
 }
 
 
-@pytest.fixture(params=[*RUNS, *MANY])
+@pytest.fixture(params=[*RUNS, *WRITERS, *MANY])
 def render(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Language], str]:
     """A page of every kind, of folders whole and poor."""
     if request.param in MANY:
         return lambda language: MANY[request.param](tmp_path, language)
-    run = tiny_run(tmp_path / "run", **RUNS[request.param])
+    if request.param in WRITERS:
+        run = tiny_writer_run(tmp_path / "run", **WRITERS[request.param])
+    else:
+        run = tiny_run(tmp_path / "run", **RUNS[request.param])
     return lambda language: render_run(run, language)
 
 
@@ -403,10 +373,12 @@ def test_both_languages_have_the_same_placeholders() -> None:
 
 
 def test_no_word_is_missing_and_none_is_left_over() -> None:
-    code = "\n".join(path.read_text(encoding="utf-8") for path in REPORT.glob("*.py") if path.name != "strings.py")
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for path in REPORT.glob("*.py") if path.name not in FILES_OF_WORDS
+    )
     for key in re.findall(r"words\([\"']([^\"'{]+)[\"'][,)]", code):
         assert key in WORDS, key
-    made = {"baseline", "evidence", "opened_by", "slices", "split", "stage", "task", "why"}  # Words.known, Words.why
+    made = {"baseline", "evidence", "given", "opened_by", "score", "slices", "split", "stage", "task", "why"}
     for key in WORDS:
         dynamic = any(f'f"{key[:place]}.{{' in code for place in range(len(key)) if key[place] == ".")
         assert (

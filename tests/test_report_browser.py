@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_reports import LABELS, SCRIPT, tiny_comparison, tiny_crossval, tiny_run, tiny_search, tiny_seeds
+from tiny_reports import (
+    LABELS,
+    SCRIPT,
+    tiny_comparison,
+    tiny_crossval,
+    tiny_run,
+    tiny_search,
+    tiny_seeds,
+    tiny_writer_run,
+)
 
 from finetune.report.comparison_page import render_comparison
 from finetune.report.many_pages import render_crossval, render_search, render_seeds
@@ -91,6 +100,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         "run": render_run(run, "en"),
         "run-zh": render_run(run, "zh"),
+        "writer": render_run(tiny_writer_run(folder / "writer", metric="loss", form="pairs", epochs=12), "en"),
+        "writer-zh": render_run(tiny_writer_run(folder / "writer-zh"), "zh"),
         "trial": render_run(tiny_run(folder / "trial", test=False), "en"),
         "comparison": render_comparison(tiny_comparison(("a", "b", SCRIPT)), folder, "en"),
         "crossval": render_crossval(tiny_crossval(("a", SCRIPT)), folder, "zh"),

@@ -463,7 +463,7 @@ def trap_evaluation(act: Callable[[], None]) -> Callable[[int], None]:
     def set_trap(at: int) -> None:
         from finetune.training.trainer import DocumentTrainer
 
-        before(DocumentTrainer, "predict_validation", at_step(at, act))
+        before(DocumentTrainer, "turn", at_step(at, act))
 
     return set_trap
 
@@ -565,6 +565,7 @@ def spoil(what: str) -> Callable[[int], None]:
     def set_trap(at: int) -> None:
         import torch
 
+        from finetune.training.classifying import ClassifierLesson
         from finetune.training.trainer import DocumentTrainer
 
         def act(trainer: Any, *_: Any, **__: Any) -> None:
@@ -576,13 +577,13 @@ def spoil(what: str) -> Callable[[int], None]:
                     parameter.register_hook(lambda gradient: gradient * float("inf"))
 
         if what == "loss":
-            original = DocumentTrainer._weighted_loss
+            normaliser = ClassifierLesson.normaliser
+            steps = iter(range(1, at + 1))
 
-            def weighted_loss(trainer: Any, *arguments: Any) -> Any:
-                wrong = float("nan") if trainer.state.global_step + 1 == at else 1.0
-                return original(trainer, *arguments) * wrong
+            def spoiled_normaliser(lesson: Any, step: Any) -> float:
+                return float("nan") if next(steps, 0) == at else normaliser(lesson, step)
 
-            DocumentTrainer._weighted_loss = weighted_loss  # type: ignore[method-assign]
+            ClassifierLesson.normaliser = spoiled_normaliser  # type: ignore[method-assign]
         else:
             place = "_maybe_log_save_evaluate" if what == "weights" else "training_step"
             method = getattr(DocumentTrainer, place)

@@ -20,6 +20,7 @@ from tiny_fits import tiny_bert, tiny_documents, tiny_plan
 from finetune import experiment
 from finetune.cli import main
 from finetune.errors import CheckpointError, DataError, ModelError, RecipeError, Stopped, TrainingFailed
+from finetune.recipe import ClassifierRecipe
 from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe, override, searchable_settings
 from finetune.run_files import RunInfo, Scores
 from finetune.runs import Run, read_json_lines
@@ -126,7 +127,7 @@ def test_all_problems_of_a_space_are_told_together() -> None:
 
 
 def test_what_can_be_searched() -> None:
-    settings = searchable_settings()
+    settings = searchable_settings(ClassifierRecipe)
     assert settings["training.learning_rate"] == {float} and settings["training.optim"] == {str}
     assert settings["windows.max_per_document"] == {int, type(None)}
     assert not [name for name in settings if name.startswith(("data", "evaluation", "search", "seed", "cleaning"))]
@@ -152,7 +153,7 @@ def step(study: Study, *, total: int = 1000, end: bool = True) -> tuple[Taken, d
         taken = study.next(total)
     if taken is None:
         return None
-    values = suggested(taken.trial, SPACE)
+    values = suggested(taken.trial, SPACE, ClassifierRecipe)
     if end:
         study.tell(taken, objective(values), state="COMPLETE")
     taken.claim.release()

@@ -27,8 +27,6 @@ from transformers import (
 )
 
 from finetune.data.labels import LabelMap
-from finetune.recipe import TaskName
-from finetune.tasks.table import TASKS
 from finetune.tasks.text_classification import balanced_weights
 from finetune.training import inference
 from finetune.training.inference import Share, document_features, gathered, predict_documents
@@ -88,10 +86,6 @@ def test_targets_and_decisions() -> None:
     assert single.decide(probabilities) == ["label1", "label0"]
     assert several.decide(probabilities) == [["label1"], []]
     assert several.encode("label2|label0") == [0, 2] and single.encode("label1") == 1
-
-
-def test_every_name_of_a_task_has_a_task() -> None:
-    assert list(TASKS) == list(TaskName.__args__)  # type: ignore[attr-defined]
 
 
 # ---- predictions

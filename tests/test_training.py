@@ -83,7 +83,7 @@ def test_the_gradient_of_a_step_is_that_of_the_plain_batch(
     model = tiny_bert()
     plan = tiny_plan(tmp_path, train=documents, validation=documents, task=task, tokens_per_micro_batch=budget)
     trainer = trainer_of(plan, model)
-    step = collate_step(task)([plan.train[number, "mine"] for number in range(12)])
+    step = collate_step(task)([plan.lesson.examples[number, "mine"] for number in range(12)])
     assert max(map(len, documents[0])) > 1
     assert len(trainer._groups(step)) > 2
     loss = trainer.training_step(model, step)
@@ -99,7 +99,7 @@ def test_with_one_window_a_document_it_is_torchs_own_loss(tmp_path: Path, task: 
     windows, labels = tiny_documents(12, most_windows=1, multi_label=task.multi_label)
     model = tiny_bert()
     plan = tiny_plan(tmp_path, train=(windows, labels), validation=(windows, labels), task=task)
-    step = collate_step(task)([plan.train[number, "mine"] for number in range(12)])
+    step = collate_step(task)([plan.lesson.examples[number, "mine"] for number in range(12)])
     loss = trainer_of(plan, model).training_step(model, step)
     ours = gradients(model)
     logits = model(**pad_windows([rows[0] for rows in windows], pad_id=0)).logits

@@ -17,9 +17,10 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 from finetune.data.labels import LabelMap
 from finetune.progress import SILENT
-from finetune.recipe import Training
+from finetune.recipe_training import ClassifierTraining
 from finetune.tasks.text_classification import TextClassification
 from finetune.training.batches import DocumentTable
+from finetune.training.classifying import ClassifierLesson
 from finetune.training.inference import DocumentPredictions
 from finetune.training.plan import FitPlan
 from finetune.training.stopping import StopRequest
@@ -90,14 +91,16 @@ def tiny_plan(
         for name, (windows, _) in (("train", train), ("validation", validation))
     }
     return FitPlan(
-        task=task or classification(3),
-        settings=Training.model_validate(chosen | settings),
+        lesson=ClassifierLesson(
+            task=task or classification(3),
+            pad_id=0,
+            examples=DocumentTable(columns["train"], train[1]),
+            validation=DocumentTable(columns["validation"], validation[1]),
+            validation_windows=columns["validation"]["windows"],
+            score_validation=score or accuracy_against(validation[1]),
+        ),
+        settings=ClassifierTraining.model_validate(chosen | settings),
         seed=13,
-        pad_id=0,
-        train=DocumentTable(columns["train"], train[1]),
-        validation=DocumentTable(columns["validation"], validation[1]),
-        validation_windows=columns["validation"]["windows"],
-        score_validation=score or accuracy_against(validation[1]),
         greater_is_better=greater_is_better,
         checkpoints=folder / "checkpoints",
         history=folder / "history.jsonl",

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartModel,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
@@ -21,11 +25,18 @@ from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
+    GPT2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
     RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Model,
 )
 from transformers.utils import logging
 
@@ -106,6 +117,65 @@ def tiny_gpt2_folder(path: Path, *, texts: Sequence[str] = TEXTS, num_labels: in
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(config) if num_labels is None else GPT2ForSequenceClassification(config)
     return _save(path, model, tokenizer)
+
+
+def tiny_byte_tokenizer(
+    *, eos: str | None = "</s>", pad: str | None = "<pad>", append_eos: bool = False, max_length: int = POSITIONS
+) -> PreTrainedTokenizerFast:
+    """One token a byte, after <pad> (0), </s> (1) and <unk> (2); of these, eos and pad only where they are named."""
+    specials = ["<pad>", "</s>", "<unk>"]
+    vocab = {token: id for id, token in enumerate([*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    backend = Tokenizer(models.BPE(vocab, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if append_eos:
+        backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=eos, pad_token=pad, unk_token="<unk>", model_max_length=max_length
+    )
+
+
+def tiny_writer_folder(
+    path: Path,
+    architecture: Literal["gpt2", "llama", "t5", "bart"] = "gpt2",
+    *,
+    head: bool = True,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    seed: int = 0,
+    **changes: object,
+) -> Path:
+    """A decoder (gpt2, llama) or encoder-decoder (t5, bart) over bytes; without `head` its base model alone.
+
+    `changes` are further settings of its configuration, such as tie_word_embeddings.
+    """
+    decoder_only = architecture in {"gpt2", "llama"}
+    tokenizer = tokenizer or tiny_byte_tokenizer(append_eos=not decoder_only)
+    sizes: dict[str, dict[str, object]] = {
+        "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": POSITIONS},
+        "llama": {
+            "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+            "max_position_embeddings": POSITIONS,
+        },
+        "t5": {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_kv": 8, "d_ff": 32, "decoder_start_token_id": 0},
+        "bart": {
+            "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
+            "max_position_embeddings": POSITIONS, "decoder_start_token_id": 1,
+        },
+    }  # fmt: skip
+    config_class, base_class, head_class = WRITERS[architecture]
+    ids = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    config = config_class(**{"vocab_size": len(tokenizer), **ids, **sizes[architecture], **changes})
+    torch.manual_seed(seed)
+    return _save(path, (head_class if head else base_class)(config), tokenizer)
+
+
+WRITERS = {
+    "gpt2": (GPT2Config, GPT2Model, GPT2LMHeadModel),
+    "llama": (LlamaConfig, LlamaModel, LlamaForCausalLM),
+    "t5": (T5Config, T5Model, T5ForConditionalGeneration),
+    "bart": (BartConfig, BartModel, BartForConditionalGeneration),
+}
 
 
 def _labels(num_labels: int | None) -> dict[str, int]:

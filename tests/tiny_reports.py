@@ -1,6 +1,7 @@
 """Folders as runs leave them, made in milliseconds for the report, with labels and texts that try to break it.
 
 run = tiny_run(tmp_path / "run", labels=["good", "<script>alert(1)</script>"])
+run = tiny_writer_run(tmp_path / "run", metric="loss", form="pairs")
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from finetune.run_files import (
     Reliability,
     ReliabilityBin,
     RunInfo,
+    Samples,
     Score,
     Scores,
     ShownDocument,
+    ShownText,
     Slice,
     SplitScores,
     Suggestion,
@@ -213,6 +216,160 @@ def tiny_run(
     write_json_lines(run.history, [*history, *evaluations])
     write_json_lines(run.test_openings, [{"when": "2026-01-02T03:20:00+00:00", "by": "train", "documents": 400}])
     return run
+
+
+# ---- a text generator
+
+
+# Of each baseline its loss, where it has one, and its BLEU and chrF.
+TEXT_BASELINES: dict[str, tuple[float | None, float, float]] = {
+    "copy_source": (None, 3.2, 21.4),
+    "nearest_neighbour": (None, 9.8, 33.1),
+    "ngram": (1.934, 1.1, 18.0),
+    "zero_shot": (2.61, 0.4, 12.7),
+}
+SIGNATURES = {
+    "bleu": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0",
+    "chrf": "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0",
+}
+WRITER_RECIPE = """task: {task}
+data: {{source: pairs.jsonl}}  # <b>
+generation: {{max_new_tokens: 40, num_beams: 1, do_sample: false, seed: , examples: []}}
+report: {{language: {language}}}
+"""
+WRITTEN = f"first line & {SCRIPT}\n  second  line\twith a\x07bell " + "w" * 300
+
+
+def text_split_scores(loss: float | None, bleu: float, chrf: float) -> SplitScores:
+    """Scores of written text; without a loss, as baselines that only copy have none."""
+    values = {
+        "bleu": bleu, "chrf": chrf, "rouge_1": chrf / 90, "rouge_2": chrf / 150, "rouge_l": chrf / 100,
+        "exact_match": 0.125, "distinct_1": 0.31, "distinct_2": 0.62, "length_ratio": 1.04, "repetition": 0.018,
+        "cut_share": 0.073, "empty_share": 0.0,
+    }  # fmt: skip
+    if loss is not None:
+        values = {"loss": loss, "perplexity": float(np.exp(loss)), "nats_per_character": loss / 4, **values}
+    scores = {
+        name: Score(value=value, n=400)
+        if name.startswith("distinct")
+        else Score(value=value, low=value * 0.95, high=value * 1.06, n=400)
+        for name, value in values.items()
+    }
+    return SplitScores(scores=scores, signatures=SIGNATURES)
+
+
+def tiny_text_scores(*, metric: str = "bleu", test: bool = True, **changes: Any) -> Scores:
+    """Scores of a text generator that beats its baselines; each is tested by the metric, or by chrF without a loss."""
+    splits = ["validation", "test"] if test else ["validation"]
+    ours = text_split_scores(1.234, 31.42, 56.78)
+    baselines = {name: dict.fromkeys(splits, text_split_scores(*values)) for name, values in TEXT_BASELINES.items()}
+    new: dict[str, Any] = {}
+    if test:
+        new = {
+            "baselines": baselines,
+            "baseline_tests": {name: text_test(ours, each["test"], metric) for name, each in baselines.items()},
+            "strongest_baseline": "ngram" if metric == "loss" else "nearest_neighbour",
+            "beats_baselines": True,
+        }
+    evidence = {"metric_best": 30.666, "metric_best_epoch": 3.0, "validation_loss_best": 1.301, "evaluations": 3.0}
+    scores = Scores(
+        metric_for_best_model=metric, best_epoch=2.0, best_step=20, splits=dict.fromkeys(splits, ours),
+        last=dict.fromkeys(splits, text_split_scores(1.31, 30.0, 55.5)), baselines={},
+        fit=FitVerdict(
+            state="still_learning", evidence=evidence,
+            suggestions=[Suggestion(override="training.num_train_epochs=6", why="it was still learning")],
+        ),
+        notes=["test: texts were written for a sample of 400 of 1,000 documents"],
+    )  # fmt: skip
+    return scores.model_copy(update=new | changes)
+
+
+def text_test(ours: SplitScores, theirs: SplitScores, metric: str, *, better: bool = True) -> PairedTest:
+    tested = metric if metric in theirs.scores else "chrf"
+    first, second = (each.scores[tested].value or 0.0 for each in (ours, theirs))
+    return paired(first, second, metric=tested, better=better).model_copy(update={"p_mcnemar": None})
+
+
+def shown_text(number: int, *, prediction: str = WRITTEN, cut: bool = True) -> ShownText:
+    return ShownText(
+        id=f"pairs.jsonl:{number}", group=SCRIPT, prompt=f"prompt {number} {SCRIPT}", cut=cut, chrf=12.345,
+        reference=f"reference {number}\n\nof two paragraphs", prediction=prediction,
+    )  # fmt: skip
+
+
+def tiny_samples(*, epochs: int = 3, documents: int = 2) -> list[Samples]:
+    """One for each evaluation; of the first document the text names the epoch, of the second it is empty at first."""
+    return [
+        Samples(
+            epoch=float(epoch), step=10 * epoch,
+            texts=[
+                shown_text(number, prediction=f"text of epoch {epoch} {WRITTEN}" if number != 1 or epoch > 1 else "  ")
+                for number in range(documents)
+            ],
+        )
+        for epoch in range(1, epochs + 1)
+    ]  # fmt: skip
+
+
+def tiny_text_data(form: str) -> dict[str, Any]:
+    lengths = {
+        "documents": 400, "tokens": 9000, "window_tokens": 128, "median": 20, "p90": 60, "p95": 70, "p99": 90,
+        "longest": 400, "over_one_window": 2,
+    }  # fmt: skip
+    counts = {
+        "documents": 399, "sequences": 401, "tokens": 9100, "learnt_tokens": 4321, "documents_dropped": 1,
+        "documents_cut": 2, "tokens_cut": 345, "lengths": lengths,
+        "target_lengths": lengths if form == "seq2seq" else None, "notes": ["warning: 1 of 400 examples dropped"],
+    }  # fmt: skip
+    characters = {"test": {"median": 90, "max": 900}}
+    kept = {name: value for name, value in tiny_data().items() if name not in ("labels", "label_counts")}
+    return kept | {
+        "form": form, "windows": {"train": counts, "test": counts}, "characters": characters,
+        "target_characters": characters,
+    }  # fmt: skip
+
+
+def tiny_writer_run(
+    folder: Path, *, form: str = "seq2seq", language: str = "en", bare: bool = False, epochs: int = 3, **changes: Any
+) -> Run:
+    """A finished run of a text generator, without models; `bare` writes only what every run ever had."""
+    run, task = Run(folder), "seq2seq" if form == "seq2seq" else "text-generation"
+    write_json(
+        run.info,
+        RunInfo(
+            status="complete", task=task, started="2026-01-02T03:04:05+00:00", finished="2026-01-02T03:24:05+00:00",
+            seconds={"fit": 1100.0}, versions={"python": "3.11"}, git_revision="abc", platform="Linux", seed=13,
+            steps=60, data_fingerprint="f" * 64, model_origin="from scratch", padding_share=0.02, fill_rate=0.934,
+        ),
+    )  # fmt: skip
+    write_json(run.scores, tiny_text_scores(**changes))
+    if bare:
+        return run
+    write_text(run.recipe, WRITER_RECIPE.format(task=task, language=language))
+    write_text(run.data, json.dumps(tiny_text_data(form)))
+    if changes.get("test", True):
+        write_json(run.analysis, tiny_text_analysis())
+    for each in tiny_samples(epochs=epochs):
+        write_json(run.samples / f"{each.epoch:g}" / "texts.json", each)
+    rows: list[dict[str, Any]] = [{"step": 5 * n, "epoch": n / 2, "loss": 3.0 / n} for n in range(1, 7)]
+    rows += [{"step": 10 * n, "epoch": float(n), "eval_loss": 2.0 / n, "eval_perplexity": 7.0 / n,
+              "eval_bleu": 10.0 * n, "eval_chrf": 15.0 * n, "eval_rouge_l": 0.2 * n, "eval_length_ratio": 1.2}
+             for n in range(1, 4)]  # fmt: skip
+    write_json_lines(run.history, rows)
+    write_json_lines(run.test_openings, [{"when": "2026-01-02T03:20:00+00:00", "by": "train", "documents": 400}])
+    return run
+
+
+def tiny_text_analysis() -> Analysis:
+    values = {"bleu": Score(value=28.04, low=20.0, high=33.3, n=50), "loss": Score(value=1.4, n=50)}
+    return Analysis(
+        slices=[Slice(by="length", name="up to 20 tokens", documents=50, scores=values)],
+        best_texts=[shown_text(71, cut=False)],
+        worst_texts=[shown_text(72, prediction="")],
+    )
+
+
+# ---- several runs
 
 
 def tiny_comparison(names: Sequence[str] = ("a", SCRIPT), *, better: bool = True) -> Comparison:

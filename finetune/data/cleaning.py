@@ -10,7 +10,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
@@ -24,11 +24,14 @@ from numpy.typing import NDArray
 from finetune.cleaning_steps import CleaningStep
 from finetune.data.examples import FEW_NUL_ROWS, MOST_NUL_SHARE
 from finetune.data.own_functions import FunctionFailed, load_own_function, own_function_folders
-from finetune.data.row_steps import ROW_STEPS, empty_texts
+from finetune.data.row_steps import ROW_STEPS
 from finetune.data.row_streams import Setting, Splits, batches, mapped, progress_bars, values
 from finetune.data.store import code_version, fingerprint
 from finetune.data.text_steps import TEXT_STEPS, TextStep, visible
-from finetune.errors import DataError, listed
+from finetune.data.written_examples import KEYS, in_messages
+from finetune.data.written_rows import empty_part, empty_rows
+from finetune.errors import DataError, RecipeError, listed
+from finetune.recipe_data import Form
 
 STEPS_THAT_REMOVE_NUL = ("fix_unicode", "strip_control")
 MOST_ROUNDS = 10
@@ -52,25 +55,28 @@ class StepReport:
 
 def clean(
     splits: Mapping[str, Dataset], steps: Sequence[CleaningStep], *, base: Path,
-    num_proc: int = 1, progress: bool = False, examples: int = 3,
+    num_proc: int = 1, progress: bool = False, examples: int = 3, form: Form | None = None,
 ) -> tuple[Splits, list[StepReport]]:  # fmt: skip
     """The splits after these steps, in this order, and one report a step with up to `examples` examples.
 
-    Every dataset has the columns id, text (text or null), label, group, origin. `base` is the folder of the recipe,
+    Every dataset has the columns id, text (text or null), label, group, origin; with a `form`, target too, and text
+    steps go over both, in chats over the content of every message. `base` is the folder of the recipe,
     where the files of own functions are. Neighbouring text steps make one pass over the rows, which the cache
     remembers for rows on disk; an own function is called every time, because nobody knows what it reads, and what
     follows it goes by the texts it gave.
     `progress` shows datasets' own bars.
 
     Raises DataError for a split with nothing left, for more than 5 % empty texts, for NUL bytes in more than 0.1 % of
-    the rows, and when an own function fails; RecipeError when it cannot be loaded.
+    the rows, and when an own function fails; RecipeError when it cannot be loaded, and for a step that `check_steps`
+    refuses.
     """
+    check_steps(steps, form)
     cleaned: Splits = dict(splits)
     reports: list[StepReport] = []
     with progress_bars(progress):
         for group in _passes(steps):
             cached = not any(step.is_own for step in group)
-            setting = Setting(examples=examples, num_proc=num_proc, cached=cached)
+            setting = Setting(examples=examples, num_proc=num_proc, cached=cached, form=form)
             if group[0].name in ROW_STEPS:
                 cleaned, report = _row_step(cleaned, group[0], setting)
                 reports.append(report)
@@ -88,52 +94,107 @@ def clean(
     return cleaned, reports
 
 
-def clean_text(text: str, steps: Sequence[CleaningStep], *, folders: Sequence[Path] = ()) -> str:
+def check_steps(steps: Sequence[CleaningStep], form: Form | None) -> None:
+    """Raises RecipeError for steps that make no sense of text to write; `form` is None for labelled documents."""
+    told = {
+        "drop_conflicts": ("is about labels, and these rows have none", "Leave it out."),
+        "fill_missing": ("would teach the text it puts in", "Use drop_empty, which leaves such rows out."),
+    }
+    for step in (each for each in steps if form is not None and each.name in told):
+        what, do = told[step.name]
+        raise RecipeError(f"cleaning.{step.name}", what, do)
+
+
+def clean_text(
+    text: str, steps: Sequence[CleaningStep], *, folders: Sequence[Path] = (), form: Form | None = None
+) -> str:
     """One new text after the steps that rewrite texts; the steps that drop or fill rows have nothing to say about it.
 
-    `folders` are where the files of own functions are. Raises RecipeError and DataError as `clean` does.
+    Of a chat, `text` is the JSON of its messages. `folders` are where the files of own functions are. Raises
+    RecipeError and DataError as `clean` does.
     """
     try:
         for group in _passes([step for step in steps if step.name not in ROW_STEPS]):
-            text, _ = _Pass.load(group, folders).rewrite(text)
+            text, _ = _Pass.load(group, folders, chats=form == "chat").rewrite(text)
     except FunctionFailed as failure:
         raise failure.as_error() from failure
     return text
 
 
-def check_texts(splits: Mapping[str, Dataset]) -> None:
-    """Raises DataError, naming the origins, when a text is empty: for recipes that leave out `drop_empty`."""
-    empty = {split: np.flatnonzero(empty_texts(rows)) for split, rows in splits.items()}
+def check_texts(splits: Mapping[str, Dataset], form: Form | None = None) -> None:
+    """Raises DataError, naming the origins, when a text or target is empty: for recipes without `drop_empty`."""
+    empty = {split: np.flatnonzero(empty_rows(rows, form)) for split, rows in splits.items()}
     found = sum(map(len, empty.values()))
     if found:
+        part = next(empty_part(splits[split][int(rows[0])], form) for split, rows in empty.items() if len(rows))
         origins = [str(splits[split][int(row)]["origin"]) for split, rows in empty.items() for row in rows[:5]]
         shown = listed(origins[:5]) + (f" and {found - 5} more" if found > 5 else "")
         raise DataError(
             origins[0],
-            f"the text is empty. Found: {found} such rows ({shown})",
+            f"the {'chat' if part == KEYS['chat'][0] else part} is empty. Found: {found} such rows ({shown})",
             "Fill them in, or add drop_empty to cleaning.",
         )
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """Neighbouring text steps as one function over batches, which other processes can receive.
+class _Rewriting:
+    """Neighbouring text steps as one function over batches of rows, which other processes can receive.
 
-    Step k sets bit k of a row it changed; the bit after the last says that the text had a NUL byte.
+    Step k sets bit k of a row it changed; the bit after the last says that one of its texts had a NUL byte.
     """
+
+    passes: dict[str, _Pass]  # by column
+
+    @classmethod
+    def load(cls, steps: Sequence[CleaningStep], folders: Sequence[Path], *, form: Form | None) -> _Rewriting:
+        """Raises RecipeError when an own function cannot be loaded."""
+        passes = {"text": _Pass.load(steps, folders, chats=form == "chat")}
+        if form is not None:
+            passes["target"] = _Pass.load(steps, folders)
+        return cls(passes)
+
+    def __call__(self, *columns: list[Any]) -> dict[str, list[Any]]:
+        *texts, origins = columns
+        rewritten: dict[str, list[Any]] = {}
+        bits = [0] * len(origins)
+        for (name, function), column in zip(self.passes.items(), texts, strict=True):
+            after, changed = function.over(column, origins)
+            rewritten[name] = after
+            bits = [one | other for one, other in zip(bits, changed, strict=True)]
+        return {**rewritten, BITS: bits}
+
+    def example(self, row: Mapping[str, Any], step: int) -> dict[str, str]:
+        """What one step did to a row, worked out again from its texts before the pass."""
+        for name, function in self.passes.items():
+            before = str(row[name] or "")
+            for changed_by, after in function.changes(before):
+                if changed_by == step:
+                    return {"origin": str(row["origin"]), **_around_change(before, after)}
+                before = after
+        # An own function can answer differently the second time.
+        shown = {"before": visible(str(row["text"])), "after": "changed differently at a second call"}
+        return {"origin": str(row["origin"]), **shown}
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Neighbouring text steps over one column."""
 
     functions: tuple[TextStep, ...]
     rounds: int
 
     @classmethod
-    def load(cls, steps: Sequence[CleaningStep], folders: Sequence[Path]) -> _Pass:
+    def load(cls, steps: Sequence[CleaningStep], folders: Sequence[Path], *, chats: bool = False) -> _Pass:
         """Raises RecipeError when an own function cannot be loaded."""
-        functions = (load_own_function(step.name, folders) if step.is_own else TEXT_STEPS[step.name] for step in steps)
+        functions = [load_own_function(step.name, folders) if step.is_own else TEXT_STEPS[step.name] for step in steps]
+        if chats:
+            functions = [partial(in_messages, function) for function in functions]
         # One step can undo another's work (what is left of punctuation may be a tag), so a chain is repeated until
         # nothing changes. An own function is called once: nobody promised that it may be called again.
         return cls(tuple(functions), rounds=1 if any(step.is_own for step in steps) else MOST_ROUNDS)
 
-    def __call__(self, texts: list[str | None], origins: list[str]) -> dict[str, list[Any]]:
+    def over(self, texts: list[str | None], origins: list[str]) -> tuple[list[str | None], list[int]]:
+        """The texts after all steps, and the bits of each."""
         after: list[str | None] = []
         bits = []
         for text, origin in zip(texts, origins, strict=True):
@@ -147,7 +208,7 @@ class _Pass:
                 bit |= changed_by
             after.append(text)
             bits.append(bit)
-        return {"text": after, BITS: bits}
+        return after, bits
 
     def rewrite(self, text: str) -> tuple[str, int]:
         """The text after all steps, and the bits of those that changed it. Raises FunctionFailed."""
@@ -172,17 +233,18 @@ class _Pass:
 def _text_pass(
     splits: Splits, steps: Sequence[CleaningStep], setting: Setting, *, folders: Sequence[Path]
 ) -> tuple[Splits, list[StepReport]]:
-    function = _Pass.load(steps, folders)
+    function = _Rewriting.load(steps, folders, form=setting.form)
     try:
         rewritten = {split: _rewritten(rows, split, steps, function, setting) for split, rows in splits.items()}
-        twice = {k: _twice(splits, function, k, name=step.name) for k, step in enumerate(steps) if step.is_own}
+        own = {k: step.name for k, step in enumerate(steps) if step.is_own}
+        twice = {k: _twice(splits, function.passes["text"], k, name=name) for k, name in own.items()}
     except FunctionFailed as failure:
         raise failure.as_error() from failure
     bits = {split: _bits(rows) for split, rows in rewritten.items()}
     total = sum(map(len, splits.values()))
     reports = []
     for k, step in enumerate(steps):
-        examples = [_example(splits[split][row], function, k) for split, row in _first(bits, k, setting.examples)]
+        examples = [function.example(splits[split][row], k) for split, row in _first(bits, k, setting.examples)]
         notes = [note] if (note := twice.get(k)) else []
         if step.name in STEPS_THAT_REMOVE_NUL and not any(s.name in STEPS_THAT_REMOVE_NUL for s in steps[:k]):
             notes += _nul_notes(step, rows=_having(bits, len(steps)), total=total)
@@ -202,12 +264,15 @@ def _made_of(rows: Dataset, rewritten: Dataset, setting: Setting) -> str:
     if setting.cached:
         return fingerprint(rewritten._fingerprint, "text")
     digest = hashlib.sha256()
-    for text in values(rewritten, "text"):
-        digest.update(repr(text).encode("utf-8", "surrogatepass"))
+    for column in (each for each in ("text", "target") if each in rewritten.column_names):
+        for text in values(rewritten, column):
+            digest.update(repr(text).encode("utf-8", "surrogatepass"))
     return fingerprint(rows._fingerprint, "text", digest.hexdigest())
 
 
-def _rewritten(rows: Dataset, split: str, steps: Sequence[CleaningStep], function: _Pass, setting: Setting) -> Dataset:
+def _rewritten(
+    rows: Dataset, split: str, steps: Sequence[CleaningStep], function: _Rewriting, setting: Setting
+) -> Dataset:
     """The rows with their new texts and the column of bits."""
     features = rows.features.copy()
     features[BITS] = datasets.Value("int64")
@@ -215,8 +280,8 @@ def _rewritten(rows: Dataset, split: str, steps: Sequence[CleaningStep], functio
         rows,
         function,
         name=f"{listed(map(_shown, steps))} ({split})",
-        version=[[step.name for step in steps], *_code_version()],
-        reads=["text", "origin"],
+        version=[[step.name for step in steps], setting.form, *_code_version()],
+        reads=[*function.passes, "origin"],
         features=features,
         setting=setting,
     )
@@ -226,7 +291,8 @@ def _rewritten(rows: Dataset, split: str, steps: Sequence[CleaningStep], functio
 def _code_version() -> tuple[str, ...]:
     """What decides a text step's result beside the text: the code, and the libraries and tables it stands on."""
     libraries = (f"{name} {version(name)}" for name in ("ftfy", "OpenCC"))
-    return (code_version("cleaning.py", "row_streams.py", "text_steps.py"), *libraries, unicodedata.unidata_version)
+    code = code_version("cleaning.py", "row_streams.py", "text_steps.py", "written_examples.py", "written_rows.py")
+    return (code, *libraries, unicodedata.unidata_version)
 
 
 def _row_step(splits: Splits, step: CleaningStep, setting: Setting) -> tuple[Splits, StepReport]:
@@ -278,17 +344,6 @@ def _first(bits: Mapping[str, NDArray[np.int64]], bit: int, most: int) -> list[t
         ((split, int(row)) for row in np.flatnonzero(each >> bit & 1)[:most]) for split, each in bits.items()
     )
     return list(islice(every, most))
-
-
-def _example(row: Mapping[str, Any], function: _Pass, step: int) -> dict[str, str]:
-    """What one step did to a row, worked out again from its text before the pass."""
-    before = str(row["text"])
-    for changed_by, after in function.changes(before):
-        if changed_by == step:
-            return {"origin": str(row["origin"]), **_around_change(before, after)}
-        before = after
-    # An own function can answer differently the second time.
-    return {"origin": str(row["origin"]), "before": visible(before), "after": "changed differently at a second call"}
 
 
 def _around_change(before: str, after: str, context_characters: int = 20) -> dict[str, str]:

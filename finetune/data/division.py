@@ -22,7 +22,7 @@ from finetune.data.row_streams import selected
 from finetune.data.splits import assign_folds, assign_splits, fold_report, split_off, split_report
 from finetune.errors import DataError
 from finetune.progress import WARNING
-from finetune.recipe import SPLITS, Fold, Split
+from finetune.recipe_data import SPLITS, Fold, Form, Shares, Split
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,18 @@ def divide(
     parts: Mapping[str, Dataset],
     families: Families,
     *,
-    settings: Split,
+    settings: Shares,
     leaks: Policy,
     seed: int,
     fold: Fold | None = None,
     folds: int | None = None,
+    form: Form | None = None,
 ) -> Division:
     """The splits out of the cleaned parts: one named `all`, or train with or without validation and test.
 
     `families` numbers the rows of all parts, one below the other. `fold` is held out as the test split; `folds` only
-    numbers as many folds over all rows, whatever their split; of one source both number them alike. Raises DataError
+    numbers as many folds over all rows, whatever their split; of one source both number them alike. `form` says what
+    a row of text to write holds, for leaks are shown with how alike two rows are. Raises DataError
     where rows, groups or classes are too few, and GateFailed for leaks between the parts where `leaks` says so.
     """
     starts = np.cumsum([len(rows) for rows in parts.values()])[:-1]
@@ -63,20 +65,21 @@ def divide(
         splits=dict(parts),
         family=dict(zip(parts, np.split(families.family, starts), strict=True)),
         exact=dict(zip(parts, np.split(families.exact, starts), strict=True)),
+        form=form,
     )
     brought, notes = None, []
     if WHOLE not in parts:
         drawn = drawn.pooled() if fold is not None else drawn
         brought = drawn.leaks()
         settled = settle_leaks(drawn.splits, brought, family=drawn.family, exact=drawn.exact, policy=leaks)
-        drawn, notes = _Drawn(settled.splits, settled.family, settled.exact), settled.notes
+        drawn, notes = _Drawn(settled.splits, settled.family, settled.exact, form=form), settled.notes
     if fold is not None:
         cut, told = _with_fold_held_out(drawn, fold, settings=settings, seed=seed)
     else:
         drawn = drawn.numbered(folds, settings=settings, seed=seed) if folds is not None else drawn
         cut, told = _cut_or_completed(drawn, settings=settings, seed=seed)
-    report = _report(cut, ratios=_ratios(cut, WHOLE in parts, settings, fold), stratify=settings.stratify)
-    numbered = _fold_report(cut, fold, folds, stratify=settings.stratify, seed=seed) if cut.fold else None
+    report = _report(cut, ratios=_ratios(cut, WHOLE in parts, settings, fold), stratify=_stratifies(settings))
+    numbered = _fold_report(cut, fold, folds, stratify=_stratifies(settings), seed=seed) if cut.fold else None
     # Sizes are told with the splits; a class that only one fold has is told of every fold.
     uneven = [note for note in numbered["notes"] if note.startswith(WARNING)] if numbered and fold else []
     left = cut.leaks()
@@ -108,11 +111,12 @@ class _Drawn:
     family: dict[str, Numbers]
     exact: dict[str, Numbers]
     fold: dict[str, Numbers] = field(default_factory=dict)
+    form: Form | None = None
 
     def leaks(self) -> LeakReport:
-        return find_leaks(self.splits, family=self.family, exact=self.exact, similarity=text_similarity)
+        return find_leaks(self.splits, family=self.family, exact=self.exact, similarity=text_similarity, form=self.form)
 
-    def numbered(self, folds: int, *, settings: Split, seed: int) -> _Drawn:
+    def numbered(self, folds: int, *, settings: Shares, seed: int) -> _Drawn:
         """The same with `folds` folds over all rows, one split below the other."""
         parts = list(self.splits.values())
         assigned = assign_folds(
@@ -120,7 +124,7 @@ class _Drawn:
             folds=folds,
             groups=column_numbers(parts, "group"),
             families=np.concatenate(list(self.family.values())),
-            stratify=settings.stratify,
+            stratify=_stratifies(settings),
             seed=seed,
         )
         starts = np.cumsum([len(rows) for rows in parts])[:-1]
@@ -134,10 +138,10 @@ class _Drawn:
         exact = {"train": np.concatenate([self.exact[name] for name in pool])}
         for name in self.splits.keys() - pool:
             rows[name], family[name], exact[name] = self.splits[name], self.family[name], self.exact[name]
-        return _Drawn(rows, family, exact)
+        return _Drawn(rows, family, exact, form=self.form)
 
     def only(self, name: str) -> _Drawn:
-        return _Drawn({name: self.splits[name]}, {name: self.family[name]}, {name: self.exact[name]})
+        return _Drawn({name: self.splits[name]}, {name: self.family[name]}, {name: self.exact[name]}, form=self.form)
 
     def cut(self, name: str, assigned: np.ndarray, *, names: tuple[str, ...]) -> _Drawn:
         """The split `name` cut into `names` by the name of each of its rows; the others stay."""
@@ -156,16 +160,21 @@ class _Drawn:
             shared_out(self.family),
             shared_out(self.exact),
             shared_out(self.fold),
+            self.form,
         )
 
 
-def _cut_or_completed(drawn: _Drawn, *, settings: Split, seed: int) -> tuple[_Drawn, list[str]]:
+def _stratifies(settings: Shares) -> bool:
+    return isinstance(settings, Split) and settings.stratify
+
+
+def _cut_or_completed(drawn: _Drawn, *, settings: Shares, seed: int) -> tuple[_Drawn, list[str]]:
     if WHOLE in drawn.splits:
         return drawn.cut(WHOLE, _assigned(drawn, settings=settings, seed=seed), names=SPLITS), []
     return _with_missing_parts(drawn, settings=settings, seed=seed)
 
 
-def _with_fold_held_out(drawn: _Drawn, fold: Fold, *, settings: Split, seed: int) -> tuple[_Drawn, list[str]]:
+def _with_fold_held_out(drawn: _Drawn, fold: Fold, *, settings: Shares, seed: int) -> tuple[_Drawn, list[str]]:
     """Test is the fold; train and validation are cut from all other rows, in their own proportion."""
     name = WHOLE if WHOLE in drawn.splits else "train"
     notes = []
@@ -183,24 +192,24 @@ def _with_fold_held_out(drawn: _Drawn, fold: Fold, *, settings: Split, seed: int
         seed=seed,
         groups=column_numbers([others], "group"),
         families=drawn.family[name][rest],
-        stratify=settings.stratify,
+        stratify=_stratifies(settings),
     )
     return drawn.cut(name, assigned, names=SPLITS), notes
 
 
-def _assigned(drawn: _Drawn, *, settings: Split, seed: int) -> np.ndarray:
+def _assigned(drawn: _Drawn, *, settings: Shares, seed: int) -> np.ndarray:
     rows = drawn.splits[WHOLE]
     return assign_splits(
         RowLabels.read([rows]),
         ratios=settings.shares,
         groups=column_numbers([rows], "group"),
         families=drawn.family[WHOLE],
-        stratify=settings.stratify,
+        stratify=_stratifies(settings),
         seed=seed,
     )
 
 
-def _with_missing_parts(drawn: _Drawn, *, settings: Split, seed: int) -> tuple[_Drawn, list[str]]:
+def _with_missing_parts(drawn: _Drawn, *, settings: Shares, seed: int) -> tuple[_Drawn, list[str]]:
     notes = []
     for missing in [name for name in ("test", "validation") if name not in drawn.splits]:
         drawn, told = _with_part_of_train(drawn, missing, settings=settings, seed=seed)
@@ -211,7 +220,7 @@ def _with_missing_parts(drawn: _Drawn, *, settings: Split, seed: int) -> tuple[_
     return drawn, notes
 
 
-def _with_part_of_train(drawn: _Drawn, missing: str, *, settings: Split, seed: int) -> tuple[_Drawn, list[str]]:
+def _with_part_of_train(drawn: _Drawn, missing: str, *, settings: Shares, seed: int) -> tuple[_Drawn, list[str]]:
     """The missing split taken from train, and what to tell: how many rows, and why not as many as asked."""
     train, family = drawn.splits["train"], drawn.family["train"]
     share = settings.shares[missing] / (1 - sum(settings.shares[name] for name in drawn.splits if name != "train"))
@@ -227,7 +236,7 @@ def _with_part_of_train(drawn: _Drawn, missing: str, *, settings: Split, seed: i
         seed=seed,
         groups=column_numbers([rows], "group"),
         families=family[free],
-        stratify=settings.stratify,
+        stratify=_stratifies(settings),
     )
     assigned = np.full(len(train), "train", dtype="<U10")
     assigned[free[taken == "validation"]] = missing
@@ -237,7 +246,7 @@ def _with_part_of_train(drawn: _Drawn, missing: str, *, settings: Split, seed: i
         ratios={"train": 1 - share, missing: share},
         groups=column_numbers([train], "group"),
         families=family,
-        stratify=settings.stratify,
+        stratify=_stratifies(settings),
     )
     drawn = drawn.cut("train", assigned, names=("train", missing))
     # A class that a split misses is told once, of all splits together.
@@ -260,7 +269,7 @@ def _tied_to_others(drawn: _Drawn) -> np.ndarray:
     return np.isin(block[in_train], block[~in_train])
 
 
-def _ratios(drawn: _Drawn, one_source: bool, settings: Split, fold: Fold | None) -> dict[str, float]:
+def _ratios(drawn: _Drawn, one_source: bool, settings: Shares, fold: Fold | None) -> dict[str, float]:
     """The shares asked for; parts that the user brought are as large as they are."""
     if fold is not None:
         learnt = (1 - 1 / fold.folds) / (settings.train + settings.validation)

@@ -19,6 +19,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from finetune.data.chats import ChatFault
 from finetune.data.encodings import TableFile, detect_encoding
 from finetune.data.store import BYTES_PER_BATCH, ROWS_PER_BATCH
 from finetune.data.tables import (
@@ -31,14 +32,17 @@ from finetune.data.tables import (
     format_of,
     kind_of,
 )
-from finetune.data.text_folders import text_rows
+from finetune.data.text_folders import is_text, text_rows, whole_file
 from finetune.data.trees import hdf5_rows, json_line_rows, json_rows, xml_rows
+from finetune.data.written_examples import KEYS, chat_text, divided_chat
 from finetune.errors import listed
+from finetune.recipe_data import Form
 
 Rows = Callable[[], Iterable[Record]]
 Bar = Callable[..., Iterable[tuple[int | str, Record]]]
 
 COLUMNS = ("id", "text", "label", "group", "origin")
+WRITTEN_COLUMNS = ("id", "text", "target", "label", "group", "origin")
 SLICE_PREFIX = "slice:"  # before the name of a column that test scores are cut by, so that it is no other column's
 MOST_CHARACTERS = 1_000_000
 MOST_NUL_SHARE = 0.001
@@ -49,38 +53,53 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """Which column of the source plays which part."""
+    """Which column of the source plays which part.
+
+    Rows of a `form` have no label, but a target: in a column of its own, or as the last of the messages in `text`.
+    """
 
     text: str = "text"
     label: str = "label"
     group: str | None = None
     id: str | None = None
+    target: str | None = None
+    form: Form | None = None
+
+    def by_key(self, *, labelled: bool) -> dict[str, str]:
+        """The columns that must be there, by their key in data.columns; to predict, those that are read."""
+        read, written = KEYS[self.form] if self.form is not None else ("text", "label")
+        learnt = {written or "": self.target if self.form is not None else self.label, "group": self.group}
+        named = {read: self.text, **(learnt if labelled else {}), "id": self.id}
+        return {key: column for key, column in named.items() if column is not None}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a row becomes an example. Its repr is part of the name under which the examples are kept."""
+    """How a row becomes an example. Its repr is part of the name under which the examples are kept.
+
+    Without `most_characters` a text may be of any length.
+    """
 
     columns: ColumnMap
     labelled: bool = True
     multi_label: bool = False
     encoding: str | None = None
-    most_characters: int = MOST_CHARACTERS
+    most_characters: int | None = MOST_CHARACTERS
     numeric: tuple[str, ...] = ()
     slices: tuple[str, ...] = ()
 
     @cached_property
     def roles(self) -> dict[str, str]:
         """The columns that must be there, by their part."""
-        parts = ("text", "label", "group", "id") if self.labelled else ("text", "id")
-        roles = {part: column for part in parts if (column := getattr(self.columns, part)) is not None}
+        roles = self.columns.by_key(labelled=self.labelled)
         roles |= {f"numeric {column}": column for column in self.numeric}
         return roles | {f"slice {column}": column for column in self.slices if column not in roles.values()}
 
     @cached_property
     def schema(self) -> pa.Schema:
         label = pa.list_(pa.string()) if self.multi_label else pa.string()
-        words = [(name, label if name == "label" else pa.string()) for name in COLUMNS]
+        names = COLUMNS if self.columns.form is None else WRITTEN_COLUMNS
+        words = [(name, label if name == "label" else pa.string()) for name in names]
         numbers = [(name, pa.float64()) for name in self.numeric]
         return pa.schema([*words, *numbers, *((SLICE_PREFIX + name, pa.string()) for name in self.slices)])
 
@@ -96,7 +115,9 @@ def examples(file: TableFile, *, rows: Rows | None, reading: Reading, bar: Bar |
     if rows:
         read = _given_rows(rows, file=file, roles=roles)
     else:
-        read = rows_of_file(file, roles=roles, asked=reading.encoding, labelled=reading.labelled)
+        labelled = reading.labelled and reading.columns.form is None
+        plain = reading.columns.form == "text"
+        read = rows_of_file(file, roles=roles, asked=reading.encoding, labelled=labelled, plain_text=plain)
     made = _Examples(file, reading=reading)
     for position, record in bar(iterable=read, desc=f"reading {file.name}") if bar else read:
         made.add(position, record)
@@ -109,18 +130,27 @@ def examples(file: TableFile, *, rows: Rows | None, reading: Reading, bar: Bar |
 
 
 def rows_of_file(
-    file: TableFile, *, roles: Mapping[str, str], asked: str | None = None, labelled: bool = True
+    file: TableFile,
+    *,
+    roles: Mapping[str, str],
+    asked: str | None = None,
+    labelled: bool = True,
+    plain_text: bool = False,
 ) -> Iterator[tuple[int | str, Record]]:
     """The rows of a file by position: the physical line where a row starts (csv, json lines, xml), else its number.
 
     `roles` are the columns that must be there, by their part; a table without roles gives rows with every column.
-    `asked` is the encoding that the recipe names. Raises DataError for a file that cannot be read.
+    `asked` is the encoding that the recipe names. With `plain_text` a .txt file is one row.
+    Raises DataError for a file that cannot be read.
     """
     try:
         if file.path.is_dir():
             yield from text_rows(file, roles=roles, asked=asked, labelled=labelled)
             return
         kind = format_of(file.path)
+        if plain_text and is_text(file.path):
+            yield from whole_file(file, roles=roles, asked=asked)
+            return
         if kind is None:
             archive = "Unpack it; of archives only .gz is read." if file.path.suffix.lower() == ".zip" else ACCEPTED
             file.refuse(f"unknown format '{file.path.suffix}'", archive)
@@ -183,10 +213,13 @@ class _Examples:
     def add(self, position: int | str, record: Record) -> None:
         columns, roles = self._reading.columns, self._reading.roles
         label, group = roles.get("label"), roles.get("group")
-        self._position, self._where, self._has_nul = position, self._file.at(position), False
+        self._position, self._has_nul = position, False
+        self._where = self._file.at(position) if position else self._file.name
+        text, target = self._chat(record) if columns.form == "chat" else self._texts(record)
         example: dict[str, object] = {
             "id": self._id(record, columns.id) if columns.id else self._where,
-            "text": self._document(record.get(columns.text), columns.text),
+            "text": text,
+            "target": target,
             "label": self._label(record.get(label), label) if label else None,
             "group": self._word(record.get(group), group) if group else None,
             "origin": self._where,
@@ -236,15 +269,40 @@ class _Examples:
             self._problem(f"'{column}' is empty", "Every row needs an id, or remove data.columns.id.")
         return value
 
+    def _texts(self, record: Record) -> tuple[str | None, str | None]:
+        columns, target = self._reading.columns, None
+        text = self._document(record.get(columns.text), columns.text)
+        if columns.target is not None and self._reading.labelled:
+            target = self._document(record.get(columns.target), columns.target)
+        return (text or "") if columns.form == "pairs" else text, target
+
+    def _chat(self, record: Record) -> tuple[str | None, str | None]:
+        """The messages before the last one as JSON, and its content; both None where the cell is empty."""
+        column = self._reading.columns.text
+        value = record.get(column)
+        if value is None or value != value or (isinstance(value, str) and not value.strip()):
+            return None, None
+        try:
+            messages, target = divided_chat(value, answered=self._reading.labelled)
+        except ChatFault as fault:
+            self._problem(f"'{column}': {fault.what}", fault.do)
+            return None, None
+        for number, message in enumerate(messages):
+            if self._document(message["content"], f"{column}[{number}].content") is None:
+                return None, None
+        return chat_text(messages), self._document(target, f"{column}[{len(messages)}].content")
+
     def _document(self, value: object, column: str) -> str | None:
         text, most = self._text(value, column), self._reading.most_characters
         length = len(text or "")
-        if length > most:
+        if most is not None and length > most:
             what = f"'{column}' has {length:,} characters, more than data.most_characters ({most:,})"
-            self._problem(what, "Cut it into documents, or raise the limit.")
+            plain = self._reading.columns.form == "text"
+            do = "Cut it with data.passage_characters" if plain else "Cut it into documents"
+            self._problem(what, f"{do}, or raise the limit.")
             return None
-        if length > MOST_CHARACTERS:
-            where = f"line {self._position}" if isinstance(self._position, int) else self._position
+        if most is not None and length > MOST_CHARACTERS:
+            where = f"line {self._position}" if isinstance(self._position, int) else self._position or "the text"
             self._long.append(f"{where} has {length:,} characters")
         return text
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune.errors import DataError
-from finetune.recipe import ExportFormat
+from finetune.recipe_data import ExportFormat
 
 NULL_MASKS = "null_mask"  # the group of an hdf5 file that says which cells are empty
 

@@ -27,7 +27,7 @@ from finetune.data.export_formats import EXPORTS, Batches, Row
 from finetune.data.store import arrow_tables
 from finetune.errors import EnvironmentFault, RecipeError, listed
 from finetune.progress import SILENT, Progress
-from finetune.recipe import SPLITS, ExportFormat
+from finetune.recipe_data import SPLITS, ExportFormat
 from finetune.runs import OWN_FUNCTIONS, disk_faults, sync_file, sync_folder
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NOT_EXPORTED = ("origin",)  # where a row came from: for messages; the id stays
 BESIDE_THE_SPLITS = ("README.md", "data.json", "recipe.yaml")
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 BYTES_PER_BATCH = 16_000_000
 MOST_ROWS_PER_BATCH = 20_000
 
@@ -51,10 +52,10 @@ def export(
     """Write `folder`/SPLIT.FORMAT for every split, and the texts `beside` (path -> content, UTF-8) next to them.
 
     Columns are those of the rows without `origin` and slices: id, text, label (a list when multi-label), group, numeric
-    ones, and fold and family where they are there. Nulls stay null, except in csv: there a null, an empty text and
-    an empty list of labels are the same empty cell. Labels of one row are joined by `|` in csv and hdf5. Numbers are
-    64-bit, in tfrecord 32-bit, which is all that format has. An existing folder is replaced with `force` if nothing
-    but such files is in it. Returns the paths of the splits.
+    ones (of text to write those of `as_written`), and fold and family where they are there. Nulls stay null, except in
+    csv: there a null, an empty text and an empty list of labels are the same empty cell. Labels of one row are joined
+    by `|` in csv and hdf5. Numbers are 64-bit, in tfrecord 32-bit, which is all that format has. An existing folder is
+    replaced with `force` if nothing but such files is in it. Returns the paths of the splits.
 
     Raises RecipeError or EnvironmentFault (package, permission, full disk) as `check_export`, DataError for a value
     that the format cannot hold, and RuntimeError when what was written does not read back equal.
@@ -108,8 +109,11 @@ def read_back(path: Path, format: ExportFormat) -> Iterator[Row]:
 
 
 def column_kinds(rows: datasets.Dataset) -> dict[str, str]:
-    """The exported columns in their order, and whether each is `string`, `list` (of strings), `int64` or `float64`."""
-    kinds = {pa.int64(): "int64", pa.float64(): "float64", pa.string(): "string"}
+    """The exported columns in their order, and whether each is `string`, `list` (of strings), `int64` or `float64`.
+
+    A list of {role, content} is `messages`.
+    """
+    kinds = {pa.int64(): "int64", pa.float64(): "float64", pa.string(): "string", MESSAGES: "messages"}
     return {field.name: kinds.get(field.type, "list") for field in _schema(rows)}
 
 
@@ -139,7 +143,7 @@ def _batches(rows: datasets.Dataset, schema: pa.Schema) -> Iterator[list[Row]]:
 
 
 def _schema(rows: datasets.Dataset) -> pa.Schema:
-    """Plain types whatever the dataset has: texts, lists of texts, 64-bit numbers."""
+    """Plain types whatever the dataset has: texts, lists of texts or of messages, 64-bit numbers."""
 
     def plain(kind: pa.DataType) -> pa.DataType:
         if pa.types.is_integer(kind):
@@ -147,6 +151,8 @@ def _schema(rows: datasets.Dataset) -> pa.Schema:
         if pa.types.is_floating(kind):
             return pa.float64()
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if is_list and pa.types.is_struct(kind.value_type):
+            return MESSAGES
         return pa.list_(pa.string()) if is_list else pa.string()
 
     fields = [field for field in rows.features.arrow_schema if not field.name.startswith(SLICE_PREFIX)]

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from finetune.data.blocks import Numbers, blocks_of, column_numbers
 from finetune.data.row_streams import selected
 from finetune.data.text_steps import visible
+from finetune.data.written_examples import whole_text
 from finetune.errors import GateFailed, Problem, listed
+from finetune.recipe_data import Form
 
 GUARDED = "test"  # a leak into it falsifies the reported score; one into validation only blunts the choice of the epoch
 # Texts are read for the pairs shown only, so the worst pairs are those of a sample where very many rows leak.
@@ -29,6 +31,7 @@ GROUPS_SHOWN = 3
 
 Policy = Literal["refuse", "move", "warn"]
 Similarity = Callable[[str, str], float]
+RowSimilarity = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,13 @@ def find_leaks(
     exact: Mapping[str, Numbers],
     similarity: Similarity,
     most_pairs: int = 5,
+    form: Form | None = None,
 ) -> LeakReport:
     """What every split shares with each one before it; `splits` are in the order train, validation, test.
 
     `family` and `exact` number the duplicates over all splits, by split, shape (rows of the split,): equal numbers are
-    one family, or one text. Every text of an exact number is of one family. `similarity` of two texts is 0 to 1.
+    one family, or one text. Every text of an exact number is of one family. `similarity` of two texts is 0 to 1; of
+    rows of a `form` it is that of source and target together.
     """
     starts = np.cumsum([len(rows) for rows in splits.values()])[:-1]
     groups = np.split(column_numbers(splits.values(), "group"), starts)
@@ -127,7 +132,12 @@ def find_leaks(
         for (name, rows), group in zip(splits.items(), groups, strict=True)
     ]
     pairs = itertools.combinations(parts, 2)
-    return LeakReport(tuple(_overlap(earlier, later, similarity, most_pairs) for earlier, later in pairs))
+
+    def alike(*rows: Mapping[str, Any]) -> float:
+        one, other = (whole_text(row["text"], row.get("target"), form=form) for row in rows)
+        return similarity(one, other)
+
+    return LeakReport(tuple(_overlap(earlier, later, alike, most_pairs) for earlier, later in pairs))
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,7 @@ class _Part:
     group: Numbers  # negative: no group
 
 
-def _overlap(earlier: _Part, later: _Part, similarity: Similarity, most_pairs: int) -> Overlap:
+def _overlap(earlier: _Part, later: _Part, similarity: RowSimilarity, most_pairs: int) -> Overlap:
     exact = np.isin(later.exact, earlier.exact)
     near = np.isin(later.family, earlier.family) & ~exact
     groups, first = np.unique(later.group, return_index=True)
@@ -196,7 +206,7 @@ def _exact_pair(earlier: _Part, later: _Part, row: int) -> LeakPair:
     return _pair(later.rows[int(row)], earlier.rows[int(twin)], 1.0)
 
 
-def _near_pairs(earlier: _Part, later: _Part, near: NDArray[np.intp], similarity: Similarity) -> list[LeakPair]:
+def _near_pairs(earlier: _Part, later: _Part, near: NDArray[np.intp], similarity: RowSimilarity) -> list[LeakPair]:
     """The best pair of each row that was compared, the most similar first."""
     if not len(near):
         return []
@@ -205,7 +215,7 @@ def _near_pairs(earlier: _Part, later: _Part, near: NDArray[np.intp], similarity
         one = later.rows[int(row)]
         twins = np.flatnonzero(earlier.family == later.family[row])[:TWINS_COMPARED]
         others = [earlier.rows[int(twin)] for twin in twins]
-        alike = [similarity(one["text"] or "", other["text"] or "") for other in others]
+        alike = [similarity(one, other) for other in others]
         best = int(np.argmax(alike))
         found.append(_pair(one, others[best], alike[best]))
     return sorted(found, key=lambda pair: -pair.similarity)

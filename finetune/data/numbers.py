@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from finetune.data.row_streams import Setting, batches, mapped
 from finetune.data.store import code_version
 from finetune.errors import DataError
-from finetune.recipe import Scaling
+from finetune.recipe_data import Scaling
 
 
 @dataclass(frozen=True)

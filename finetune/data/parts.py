@@ -15,9 +15,9 @@ from pathlib import Path
 
 from finetune.data.hub_datasets import dataset_rows, fetch_dataset
 from finetune.data.tables import ACCEPTED, Record, format_of
-from finetune.data.text_folders import SPLIT_NAMES, holds_texts, split_folders
+from finetune.data.text_folders import SPLIT_NAMES, holds_texts, is_text, split_folders
 from finetune.errors import Collector, DataError, did_you_mean, listed
-from finetune.recipe import SPLITS
+from finetune.recipe_data import SPLITS
 
 Source = str | list[str] | dict[str, str | list[str]]
 Corpora = Mapping[str, Callable[[], Iterable[Mapping[str, str]]]]
@@ -45,10 +45,11 @@ Parts = dict[str, list[Part]]
 
 @dataclass
 class Search:
-    """Where names start from, and what looking for them brings to light."""
+    """Where names start from, and what looking for them brings to light. With `plain_text` .txt files are documents."""
 
     base: Path
     corpora: Corpora
+    plain_text: bool = False
     stamps: Mapping[str, Callable[[], str]] = field(default_factory=dict)
     problems: Collector = field(default_factory=lambda: Collector(DataError))
     notes: list[str] = field(default_factory=list)
@@ -92,7 +93,7 @@ def _own_splits(name: str, *, search: Search) -> Parts:
     if name.startswith("builtin:") or not folder.is_dir() or _tables_below(folder):
         return {}
     label = _shown(folder)
-    found = split_folders(folder, name=label)
+    found = split_folders(folder, name=label, labelled=not search.plain_text)
     return {split: [Part(f"{label}/{found[split].name}", found[split])] for split in SPLITS if split in found}
 
 
@@ -159,7 +160,7 @@ def _matches(pattern: str, *, search: Search) -> list[Part]:
 
 def _tables(files: Sequence[tuple[str, Path]], *, name: str, what: str, search: Search) -> list[Part]:
     """Those files that are tables; how many are not is noted."""
-    parts = [Part(shown, path) for shown, path in files if format_of(path)]
+    parts = [Part(shown, path) for shown, path in files if format_of(path) or (search.plain_text and is_text(path))]
     if not parts:
         raise DataError(name, f"{what}. Found: {listed(path.name for _, path in files) or 'no files'}", ACCEPTED)
     if len(parts) < len(files):

@@ -1,5 +1,7 @@
 """From a recipe to prepared splits: read, cleaned, labelled, divided, fingerprinted, and told in data.json.
 
+Text to write has no labels: its rows have a target, and passages of plain text may be divided in file order.
+
 The one place that knows the order of the data steps. It needs no model and no torch; windows are cut later, by the
 model's own tokenizer. Texts stay in Arrow files: nothing here holds a column of them.
 """
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,32 +18,49 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from finetune.data.augment import augment
 from finetune.data.blocks import column_numbers
-from finetune.data.cleaning import StepReport, check_texts, clean
+from finetune.data.cleaning import check_steps, check_texts, clean
 from finetune.data.corpora import CORPORA, CORPUS_STAMPS
+from finetune.data.data_report import data_report
 from finetune.data.division import Division, divide
 from finetune.data.duplicates import content_hash
+from finetune.data.example_families import compared_rows, find_example_families
 from finetune.data.examples import SLICE_PREFIX, ColumnMap
 from finetune.data.family_notes import large_family_notes, near_conflict_notes
+from finetune.data.file_order import in_file_order
 from finetune.data.labels import LabelMap, encoded_labels, read_labels, with_label_names
 from finetune.data.near_duplicates import Families, find_families
 from finetune.data.numbers import apply_scaling, fit_scaling
-from finetune.data.row_steps import conflict_notes
+from finetune.data.parts import WHOLE
+from finetune.data.passages import cut_passages
+from finetune.data.repeats import conflict_notes
 from finetune.data.row_streams import batches, progress_bars, values
 from finetune.data.sources import Loaded, load_examples
-from finetune.errors import DataError, Problem
+from finetune.data.written_examples import KEYS
+from finetune.data.written_rows import whole_texts
+from finetune.errors import DataError, FinetuneError, GateFailed, Problem, RecipeError, listed
 from finetune.progress import WARNING, Progress
-from finetune.recipe import Columns, Data, Recipe
+from finetune.recipe import ClassifierRecipe, Recipe, WriterRecipe
+from finetune.recipe_data import (
+    SPLITS,
+    Columns,
+    Data,
+    Form,
+    LabelledData,
+    PairColumns,
+    PairData,
+    TextColumns,
+    TextData,
+    TextSplit,
+)
 from finetune.recipe_file import LoadedRecipe
 from finetune.runs import Json
 
 ROWS_WORTH_A_BAR = 10_000  # fewer are cleaned in about a second
 ROWS_WORTH_PROCESSES = 20_000  # below this, starting a second process costs more than it saves
 EXAMPLES_SHOWN = 3
-LENGTH_PERCENTILES = {"median": 50, "p90": 90, "p95": 95, "p99": 99, "max": 100}
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,8 @@ class Prepared:
     """The three splits. Each dataset has id, text, label, group, origin, numeric columns, and `slice:NAME` for each
     column of evaluation.slices; `encoded` has their label numbers, row by row.
 
+    `form` is that of text to write: rows then have id, text, target, label (null), group and origin, `labels` has no
+    names and `encoded` is empty. It is None for labelled documents.
     `families` numbers duplicate families, exact and near, over all splits. `folds` is the fold of each row, from 0, or
     -1 for a changed copy; None where there are no folds. `report` is data.json.
     """
@@ -62,12 +82,13 @@ class Prepared:
     report: Json
     warnings: list[str]
     folds: dict[str, npt.NDArray[np.int64]] | None = None
+    form: Form | None = None
 
     def split_table(self) -> dict[str, Any]:
         """Columns of splits.parquet: who went where, never a text."""
         parts = self.splits.values()
         folds = np.concatenate(list(self.folds.values())) if self.folds else np.full(sum(map(len, parts)), -1)
-        hashes = (content_hash(text) for rows in self.splits.values() for text in values(rows, "text"))
+        hashes = (content_hash(text) for rows in self.splits.values() for text in whole_texts(rows, self.form))
         return {
             **{name: pa.chunked_array(_chunks(parts, name), type=pa.string()) for name in ("id", "group")},
             "content_hash": pa.array(hashes, type=pa.string()),
@@ -85,47 +106,42 @@ def prepare(
     `folds` numbers as many folds over all rows; the recipe's data.fold holds one of them out as the test split.
     Raises DataError, GateFailed for leaks, or EnvironmentFault. Writes nothing but the cache.
     """
-    recipe, data = loaded.recipe, loaded.recipe.data
+    recipe, form = loaded.recipe, form_of(loaded.recipe)
+    check_steps(recipe.cleaning, form)
     source = _read(loaded, progress)
-    cores, bars = _effort(source, data, progress)
+    cores, bars = _effort(source, recipe.data, progress)
     cleaned, steps = clean(
-        source.splits, recipe.cleaning, base=loaded.base, num_proc=cores, progress=bars, examples=examples
+        source.splits, recipe.cleaning, base=loaded.base, num_proc=cores, progress=bars, examples=examples, form=form
     )
-    check_texts(cleaned)
-    labels, label_warnings = read_labels(cleaned, multi_label=data.multi_label, expected=data.labels)
+    check_texts(cleaned, form)
     with progress_bars(bars):
-        parts = {name: with_label_names(rows, labels) for name, rows in cleaned.items()}
-    whole = datasets.concatenate_datasets(list(parts.values()))
-    families = find_families(whole, similarity=data.near_duplicates, num_proc=cores, progress=progress)
-    division = divide(
-        parts,
-        families,
-        settings=data.split,
-        leaks=data.leaks,
-        seed=split_seed(recipe),
-        fold=data.fold,
-        folds=folds,
-    )
+        known = _with_families(cleaned, loaded, num_proc=cores, progress=progress)
+        division = _divided(known, loaded, folds=folds)
     finished = _finished(loaded, division, num_proc=cores, bars=bars)
     told = [
-        *map(_warning, (*source.warnings, *label_warnings)),
+        *map(_warning, source.warnings),
         *(_warning(note) if step.dropped else note for step in steps for note in step.notes),
-        *conflict_notes(whole, families.exact),
-        *map(_warning, large_family_notes(families, whole)),
-        *map(_warning, near_conflict_notes(families, whole)),
+        *known.notes,
         *division.notes,
         *finished.notes,
     ]
+    report = data_report(source, steps, known.families, division, finished.splits, labels=known.labels, form=form)
     return Prepared(
         splits=finished.splits,
-        labels=labels,
-        encoded={name: encoded_labels(rows, labels) for name, rows in finished.splits.items()},
+        labels=known.labels,
+        encoded={name: encoded_labels(rows, known.labels) for name, rows in finished.splits.items() if form is None},
         families=finished.family,
         fingerprint=_fingerprint(finished.splits),
-        report=_report(source, steps, labels, families, division, finished) | {"warnings": told},
+        report=report | finished.report | {"warnings": told},
         warnings=told,
         folds=_folds(division, finished),
+        form=form,
     )
+
+
+def form_of(recipe: Recipe) -> Form | None:
+    """How text to write is written down; None for labelled documents."""
+    return recipe.form if isinstance(recipe, WriterRecipe) else None
 
 
 def split_seed(recipe: Recipe) -> int:
@@ -148,23 +164,31 @@ def _warning(text: str) -> str:
     return text if text.startswith(WARNING) else WARNING + text
 
 
-def column_map(columns: Columns) -> ColumnMap:
-    return ColumnMap(text=columns.text, label=columns.label, group=columns.group, id=columns.id)
+def column_map(columns: Columns | TextColumns | PairColumns) -> ColumnMap:
+    """The columns of a recipe as reading wants them."""
+    if isinstance(columns, Columns):
+        return ColumnMap(text=columns.text, label=columns.label, group=columns.group, id=columns.id)
+    read, written = KEYS[columns.form]
+    text, target = getattr(columns, read), getattr(columns, written) if written is not None else None
+    return ColumnMap(text=text, target=target, group=columns.group, id=columns.id, form=columns.form)
 
 
 def _read(loaded: LoadedRecipe, progress: Progress) -> Loaded:
+    """The source as it stands, plain text in passages where the recipe asks for them."""
     data = loaded.recipe.data
+    labelled = data if isinstance(data, LabelledData) else None
+    characters = data.passage_characters if isinstance(data, TextData) else None
     try:
         source = load_examples(
             data.source,
-            columns=column_map(data.columns),
+            columns=column_map(columns_of(data)),
             base=loaded.base,
-            multi_label=data.multi_label,
+            multi_label=labelled is not None and labelled.multi_label,
             encoding=data.encoding,
             limit=data.limit,
             seed=split_seed(loaded.recipe),
-            most_characters=data.most_characters,
-            numeric=tuple(data.numeric),
+            most_characters=data.most_characters if characters is None else None,
+            numeric=tuple(labelled.numeric) if labelled is not None else (),
             slices=tuple(loaded.recipe.evaluation.slices),
             corpora=watched_corpora(progress),
             stamps=CORPUS_STAMPS,
@@ -172,9 +196,25 @@ def _read(loaded: LoadedRecipe, progress: Progress) -> Loaded:
         )
     except DataError as error:
         raise DataError.of([_at_its_line(problem, loaded) for problem in error.problems]) from error
+    if characters is not None:
+        source = _in_passages(source, characters=characters)
     for note in source.notes:
         progress.say(note)
     return source
+
+
+def columns_of(data: Data) -> Columns | TextColumns | PairColumns:
+    """The section `columns` of a task's data."""
+    assert isinstance(data, LabelledData | TextData | PairData)
+    return data.columns
+
+
+def _in_passages(source: Loaded, *, characters: int) -> Loaded:
+    splits, notes = {}, list(source.notes)
+    for name, rows in source.splits.items():
+        splits[name] = cut_passages(rows, characters=characters)
+        notes.append(f"{name}: {len(rows):,} documents cut into {len(splits[name]):,} passages")
+    return replace(source, splits=splits, notes=notes)
 
 
 def _at_its_line(problem: Problem, loaded: LoadedRecipe) -> Problem:
@@ -193,6 +233,92 @@ def _effort(source: Loaded, data: Data, progress: Progress) -> tuple[int, bool]:
 
 
 @dataclass(frozen=True)
+class _Known:
+    """The cleaned parts with labels written alike, their duplicate families, and what to tell of both."""
+
+    parts: dict[str, datasets.Dataset]
+    labels: LabelMap
+    families: Families
+    notes: list[str]
+
+
+def _with_families(
+    cleaned: dict[str, datasets.Dataset], loaded: LoadedRecipe, *, num_proc: int, progress: Progress
+) -> _Known:
+    data, form, parts = loaded.recipe.data, form_of(loaded.recipe), dict(cleaned)
+    labels, warnings = LabelMap(names=()), list[str]()
+    if isinstance(data, LabelledData):
+        labels, warnings = read_labels(cleaned, multi_label=data.multi_label, expected=data.labels)
+        parts = {name: with_label_names(rows, labels) for name, rows in cleaned.items()}
+    whole = datasets.concatenate_datasets(list(parts.values()))
+    options: Any = {"similarity": data.near_duplicates, "num_proc": num_proc, "progress": progress}
+    if form is None:
+        families = find_families(whole, **options)
+        notes = conflict_notes(whole, families.exact)
+        doubtful = [*large_family_notes(families, whole), *near_conflict_notes(families, whole)]
+    else:
+        compared = compared_rows(whole, form)
+        families, notes = find_example_families(whole, compared, form, **options)
+        doubtful = large_family_notes(families, compared)
+    return _Known(parts, labels, families, [*map(_warning, warnings), *notes, *map(_warning, doubtful)])
+
+
+def _divided(known: _Known, loaded: LoadedRecipe, *, folds: int | None) -> Division:
+    recipe, data = loaded.recipe, loaded.recipe.data
+    parts, in_order = known.parts, isinstance(data.split, TextSplit) and data.split.contiguous
+    if in_order and WHOLE not in parts:
+        what = f"divides one source by position, and this one brings its parts: {listed(parts)}"
+        raise RecipeError(loaded.where("data", "split", "contiguous"), what, "Leave it out, or name one source.")
+    if isinstance(data, TextData) and WHOLE in parts:
+        _check_documents(parts[WHOLE], data)
+    if in_order:
+        own_groups = column_map(columns_of(data)).group is not None
+        parts = in_file_order(parts[WHOLE], data.split.shares, own_groups=own_groups)
+    try:
+        return divide(
+            parts,
+            known.families,
+            settings=data.split,
+            leaks=data.leaks,
+            seed=split_seed(recipe),
+            fold=data.fold if isinstance(data, LabelledData) else None,
+            folds=folds,
+            form=form_of(recipe),
+        )
+    except GateFailed as failure:
+        raise (_in_order_failed(failure) if in_order else failure) from None
+
+
+def _check_documents(rows: datasets.Dataset, data: TextData) -> None:
+    """Raises DataError where plain texts are too few to be divided and something in the recipe would help."""
+    numbers = column_numbers([rows], "group")
+    documents = len(np.unique(numbers[numbers >= 0])) + int((numbers < 0).sum())
+    if data.columns.form != "text" or data.columns.group is not None or documents >= len(SPLITS):
+        return
+    found = f"{documents} document{'s' if documents > 1 else ''}"
+    if data.passage_characters is None:
+        what = f"{found} cannot be divided into train, validation and test"
+        raise DataError("data.split", what, "Set data.passage_characters, or name a file for every split.")
+    if not data.split.contiguous:
+        what = f"the {len(rows):,} passages are of {found}, and a document stays in one split"
+        do = "Set data.split.contiguous: true to divide by position, or name a file for every split."
+        raise DataError("data.split", what, do)
+
+
+def _in_order_failed(failure: GateFailed) -> FinetuneError:
+    """The same leaks, told of the border and not of files that nobody named."""
+    key = "data.split.contiguous"
+    return GateFailed.of(
+        [
+            Problem(key, f"{problem.where.rpartition('.')[2]}: {problem.what}", problem.do)
+            if problem.where.startswith("data.source.")
+            else problem
+            for problem in failure.problems
+        ]
+    )
+
+
+@dataclass(frozen=True)
 class _Finished:
     """The splits with what was learnt from train, their families, what data.json says of it, and notes for the user."""
 
@@ -207,6 +333,8 @@ def _finished(loaded: LoadedRecipe, division: Division, *, num_proc: int, bars: 
     recipe, splits, family = loaded.recipe, dict(division.splits), dict(division.family)
     report: Json = {}
     notes: list[str] = []
+    if not isinstance(recipe, ClassifierRecipe):
+        return _Finished(splits, family, report, notes)
     if recipe.data.numeric:
         fitted = fit_scaling(splits["train"], recipe.data.numeric)
         with progress_bars(bars):
@@ -247,61 +375,6 @@ def _fingerprint(splits: dict[str, datasets.Dataset]) -> str:
         for row in zip(*(values(rows, column) for column in columns), strict=True):
             digest.update(repr(row).encode("utf-8", errors="surrogatepass") + b"\x1e")
     return digest.hexdigest()
-
-
-def _report(
-    source: Loaded,
-    steps: list[StepReport],
-    labels: LabelMap,
-    families: Families,
-    division: Division,
-    finished: _Finished,
-) -> Json:
-    """data.json. What `splits`, `duplicate_families` and `leaks` say is of the rows before copies were added."""
-    splits = finished.splits
-    exact_rows = np.bincount(families.exact, minlength=1)
-    return {
-        "format_version": 1,
-        "files": [asdict(item) for item in source.files],
-        "notes": source.notes,
-        "cleaning": [asdict(step) for step in steps],
-        "labels": list(labels.names),
-        "multi_label": labels.multi_label,
-        "splits": division.report,
-        "label_counts": {name: _label_counts(rows) for name, rows in splits.items()},
-        "groups": {name: int(column_numbers([rows], "group").max(initial=-1)) + 1 for name, rows in splits.items()},
-        "characters": {name: _lengths(rows) for name, rows in splits.items()},
-        "duplicate_families": {
-            "exact_families": families.exact_families,
-            "rows_in_exact_families": int(exact_rows[exact_rows > 1].sum()),
-            "near_families": families.near_families,
-            "rows_in_families": int(families.sizes[families.sizes > 1].sum()),
-            "largest": families.largest,
-            "rows_too_short_to_compare": families.short,
-        },
-        "leaks": division.leaks,
-        **_told_of_folds(division),
-        **finished.report,
-    }
-
-
-def _told_of_folds(division: Division) -> Json:
-    """`fold` tells of the one held out, counted from 1; `folds` of folds that are only a column, counted from 0."""
-    report = division.fold_report
-    return {} if report is None else {"fold" if "fold" in report else "folds": report}
-
-
-def _label_counts(rows: datasets.Dataset) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for label in values(rows, "label"):
-        counts.update(label if isinstance(label, list) else [label])
-    return dict(sorted(counts.items()))
-
-
-def _lengths(rows: datasets.Dataset) -> dict[str, int]:
-    """Percentiles of the texts' lengths in characters."""
-    lengths = np.concatenate([pc.utf8_length(texts).to_numpy() for texts in batches(rows, "text")])
-    return {name: int(np.percentile(lengths, share)) for name, share in LENGTH_PERCENTILES.items()}
 
 
 def _chunks(parts: Iterable[datasets.Dataset], column: str) -> Iterator[pa.Array]:

@@ -1,5 +1,7 @@
 """Cleaning steps that look at whole rows: they drop some, or fill in what is missing.
 
+Those about rows that say the same are in repeats.py.
+
 Which rows go is a numpy mask, found by streaming Arrow batches; a column of texts never becomes a Python list.
 """
 
@@ -7,52 +9,37 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
 import datasets
-import numpy as np
 import py3langid
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
-from numpy.typing import NDArray
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from finetune.cleaning_steps import CleaningStep
-from finetune.data.duplicates import exact_families
-from finetune.data.labels import are_booleans
-from finetune.data.row_streams import Mask, Setting, Splits, mapped, mask_of, values, without
+from finetune.data.repeats import drop_conflicts, drop_duplicates
+from finetune.data.row_outcomes import Outcome, RowStep, count_of, origins_of, without_rows
+from finetune.data.row_streams import Setting, Splits, mapped, mask_of, values
 from finetune.data.store import code_version
 from finetune.data.text_steps import visible
+from finetune.data.written_examples import KEYS
+from finetune.data.written_rows import empty_part, empty_rows, judged_column
 from finetune.errors import DataError, did_you_mean, listed
 
 MOST_EMPTY_SHARE = 0.05
-CONFLICTS_SHOWN = 5
 # A language is told by its letters: 20 Latin ones, or 7 Chinese characters, which take three bytes each.
 FEWEST_LETTER_BYTES = 20
 CHARACTERS_READ_FOR_LANGUAGE = 1000
 UNDECIDED = "?"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The splits after a step, how many rows it rewrote, and what to tell."""
-
-    splits: Splits
-    changed: int = 0
-    examples: list[dict[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-RowStep = Callable[[Splits, CleaningStep, Setting], Outcome]
-
-
 def fill_missing(splits: Splits, step: CleaningStep, setting: Setting) -> Outcome:
     """A missing text, or one of nothing but white space, which is how a table writes it, becomes the step's value."""
-    missing = {split: empty_texts(rows) for split, rows in splits.items()}
+    missing = {split: empty_rows(rows, setting.form) for split, rows in splits.items()}
     filled = {
         split: mapped(
             rows,
@@ -69,36 +56,47 @@ def fill_missing(splits: Splits, step: CleaningStep, setting: Setting) -> Outcom
     }
     examples = [
         {"origin": origin, "before": "", "after": visible(str(step.argument))}
-        for origin in _origins(splits, missing, most=setting.examples)
+        for origin in origins_of(splits, missing, most=setting.examples)
     ]
-    return Outcome(filled, changed=_count(missing), examples=examples)
+    return Outcome(filled, changed=count_of(missing), examples=examples)
 
 
 def drop_missing(splits: Splits, step: CleaningStep, setting: Setting) -> Outcome:
-    """Rows without a text (or with nothing but white space) or without a label go."""
-    masks = {split: empty_texts(rows) | mask_of(rows, "label", pc.is_null) for split, rows in splits.items()}
-    return _without(
+    """Rows without a text (or with nothing but white space) or without a label, or what else is learnt, go."""
+    masks = {split: empty_rows(rows, setting.form) for split, rows in splits.items()}
+    if setting.form is not None:
+        what = "rows without a text or a target"
+        return without_rows(splits, masks, setting=setting, what=what, reason=partial(_lacks, setting=setting))
+    masks = {split: mask | mask_of(splits[split], "label", pc.is_null) for split, mask in masks.items()}
+    return without_rows(
         splits, masks, setting=setting, what="rows without a text or a label",
         reason=lambda row: "no label" if row["text"] and row["text"].strip() else "no text",
     )  # fmt: skip
 
 
 def drop_empty(splits: Splits, step: CleaningStep, setting: Setting) -> Outcome:
-    """Rows whose text is missing or white space go. Raises DataError when they are more than 5 % of all rows."""
-    masks = {split: empty_texts(rows) for split, rows in splits.items()}
-    found, total = _count(masks), sum(map(len, splits.values()))
+    """Rows whose text or target is missing or white space go. Raises DataError when they are more than 5 % of all rows.
+
+    A prompt may be empty.
+    """
+    masks = {split: empty_rows(rows, setting.form) for split, rows in splits.items()}
+    found, total = count_of(masks), sum(map(len, splits.values()))
     if found > MOST_EMPTY_SHARE * total:
         raise DataError(
             "cleaning.drop_empty",
             f"{found} of {total} texts are empty, more than {MOST_EMPTY_SHARE:.0%}. "
-            f"Found: {', '.join(_origins(splits, masks, most=5))}{f' and {found - 5} more' if found > 5 else ''}",
-            "Is data.columns.text the right column? Fill the texts in, or remove these rows from the file.",
+            f"Found: {', '.join(origins_of(splits, masks, most=5))}{f' and {found - 5} more' if found > 5 else ''}",
+            f"Is {_keys(setting)} the right column? Fill the texts in, or remove these rows from the file.",
         )
-    return _without(splits, masks, setting=setting, what="empty texts", reason=lambda row: "empty")
+    reason = (lambda row: "empty") if setting.form is None else partial(_lacks, setting=setting)
+    return without_rows(splits, masks, setting=setting, what="empty texts", reason=reason)
 
 
 def drop_short(splits: Splits, step: CleaningStep, setting: Setting) -> Outcome:
-    """Texts of fewer characters than the step's number go; a missing text is not short."""
+    """Texts of fewer characters than the step's number go; a missing text is not short.
+
+    Of what is to be written, this and the two steps below look at the target, where there is one.
+    """
     return _outside_length(splits, setting, what=f"texts under {step.argument} characters", shortest=_whole(step))
 
 
@@ -131,82 +129,11 @@ def keep_language(splits: Splits, step: CleaningStep, setting: Setting) -> Outco
         others = [f"{code} {count}" for code, count in counts.most_common() if code not in ("", UNDECIDED, *wanted)]
         if others:
             notes.append(f"{split}: texts in other languages: {listed(others)}")
-    outcome = _without(
+    outcome = without_rows(
         splits, masks, setting=setting, what=f"texts not in {' or '.join(wanted)}",
-        reason=lambda row: f"language {language_of(str(row['text']))}",
+        reason=lambda row: f"language {language_of(str(row[judged_column(setting.form)]))}",
     )  # fmt: skip
     return Outcome(outcome.splits, examples=outcome.examples, notes=[*outcome.notes, *notes])
-
-
-def drop_conflicts(splits: Splits, step: CleaningStep, setting: Setting) -> Outcome:
-    """Equal texts (after folding) with different labels, over all splits: at least one of them is wrong.
-
-    `majority` keeps the rows with the most frequent label, and none when two labels are equally frequent; `drop` keeps
-    none; `refuse` raises DataError naming them. Rows without a label take no side and go with the rest.
-    """
-    rows = _AllRows(splits)
-    family, labels = exact_families(rows.texts()), rows.labels()
-    conflicts = _Conflicts(family, labels)
-    if step.argument == "refuse" and len(conflicts.families):
-        raise DataError(
-            "cleaning.drop_conflicts",
-            f"{len(conflicts.families)} texts occur with different labels. Found: {_shown(rows, conflicts)}",
-            "Correct the labels, or choose drop_conflicts: majority.",
-        )
-    kept = conflicts.majority() if step.argument == "majority" else np.zeros(len(family), dtype=np.bool_)
-    dropped = np.isin(family, conflicts.families) & ~kept
-    ties = len(conflicts.families) - len(np.unique(family[kept]))
-
-    def reason(row: Mapping[str, Any]) -> str:
-        return f"label {_label_shown(row['label'])}, but the same text has other labels"
-
-    outcome = _without(splits, rows.by_split(dropped), setting=setting, what="rows of texts with different labels",
-                       reason=reason)  # fmt: skip
-    notes = [f"{len(conflicts.families)} texts occur with different labels"] if len(conflicts.families) else []
-    if step.argument == "majority" and ties:
-        notes.append(f"{ties} of them have no most frequent label: all their rows were dropped")
-    return Outcome(outcome.splits, examples=outcome.examples, notes=[*outcome.notes, *notes])
-
-
-def drop_duplicates(splits: Splits, step: CleaningStep, setting: Setting) -> Outcome:
-    """Rows that repeat an earlier text (after folding) go; train keeps what validation and test repeat."""
-    rows = _AllRows(splits)
-    family = exact_families(rows.texts())
-    repeats = family != np.arange(len(family))
-    notes = []
-    for position, split in enumerate(rows.order):
-        of_split = repeats & (rows.owner == position)
-        for kept_in in range(position + 1):
-            count = int((of_split & (rows.owner[family] == kept_in)).sum())
-            where = "an earlier row" if kept_in == position else f"a row of {rows.order[kept_in]}"
-            told = f"1 row repeats {where} and was" if count == 1 else f"{count:,} rows repeat {where} and were"
-            notes += [f"{split}: {told} removed"] if count else []
-    examples = []
-    for index in np.flatnonzero(repeats)[: setting.examples]:
-        again, first = rows.row(index), rows.row(family[index])
-        after = f"dropped: repeats {first['origin']}"
-        examples.append({"origin": str(again["origin"]), "before": visible(str(again["text"])), "after": after})
-    conflicts = _Conflicts(family, rows.labels())
-    if len(conflicts.families):
-        shown = listed([rows.row(row)["origin"] for row in conflicts.opponents()[:CONFLICTS_SHOWN, 1]])
-        told = f"warning: {len(conflicts.families)} texts occur with different labels"
-        notes.append(f"{told}; the first label was kept (see {shown})")
-    return Outcome(without(splits, rows.by_split(repeats)), examples=examples, notes=notes)
-
-
-def conflict_notes(rows: Dataset, exact: NDArray[np.int64]) -> list[str]:
-    """A warning for equal texts with different labels that no step has settled; `exact` numbers the texts, (rows,)."""
-    every = _AllRows({"all": rows})
-    conflicts = _Conflicts(exact, every.labels())
-    if not len(conflicts.families):
-        return []
-    told = f"warning: {len(conflicts.families)} texts occur with different labels, and all were kept"
-    return [f"{told}: {_shown(every, conflicts)}. Add drop_conflicts to cleaning"]
-
-
-def empty_texts(rows: Dataset) -> Mask:
-    """Which texts are missing or nothing but white space, shape (rows,)."""
-    return np.fromiter((not (text and text.strip()) for text in values(rows, "text")), dtype=np.bool_, count=len(rows))
 
 
 def language_of(text: str) -> str:
@@ -217,20 +144,6 @@ def language_of(text: str) -> str:
     return str(_identifier().classify(read)[0])
 
 
-def _without(
-    splits: Splits, masks: Mapping[str, Mask], *, setting: Setting, what: str, reason: Callable[[Any], str]
-) -> Outcome:
-    """The rows that are not in the masks, with examples and a note a split of those that are."""
-    dropped = [(split, int(row)) for split, mask in masks.items() for row in np.flatnonzero(mask)[: setting.examples]]
-    rows = [splits[split][row] for split, row in dropped[: setting.examples]]
-    examples = [
-        {"origin": str(row["origin"]), "before": visible(row["text"] or ""), "after": f"dropped: {reason(row)}"}
-        for row in rows
-    ]
-    notes = [f"{split}: {int(mask.sum())} {what} dropped" for split, mask in masks.items() if mask.any()]
-    return Outcome(without(splits, masks), examples=examples, notes=notes)
-
-
 def _outside_length(
     splits: Splits, setting: Setting, *, what: str, shortest: int = 0, longest: int | None = None
 ) -> Outcome:
@@ -239,8 +152,19 @@ def _outside_length(
         outside = pc.less(length, shortest) if longest is None else pc.greater(length, longest)
         return pc.fill_null(outside, False)
 
-    masks = {split: mask_of(rows, "text", is_outside) for split, rows in splits.items()}
-    return _without(splits, masks, setting=setting, what=what, reason=lambda row: f"{len(row['text'])} characters")
+    column = judged_column(setting.form)
+    masks = {split: mask_of(rows, column, is_outside) for split, rows in splits.items()}
+    return without_rows(splits, masks, setting=setting, what=what, reason=lambda row: f"{len(row[column])} characters")
+
+
+def _keys(setting: Setting) -> str:
+    """`data.columns.source or data.columns.target`."""
+    keys = KEYS[setting.form] if setting.form is not None else ("text",)
+    return " or ".join(f"data.columns.{key}" for key in keys if key)
+
+
+def _lacks(row: Mapping[str, Any], *, setting: Setting) -> str:
+    return f"no {empty_part(row, setting.form)}"
 
 
 def _whole(step: CleaningStep) -> int:
@@ -258,7 +182,7 @@ def _languages(rows: Dataset, split: str, setting: Setting) -> Dataset:
         _languages_of,
         name=f"keep_language ({split})",
         version=["language", py3langid.__version__, code_version("row_steps.py")],
-        reads=["text"],
+        reads=[judged_column(setting.form)],
         features=datasets.Features({"language": datasets.Value("string")}),
         setting=setting,
     )
@@ -282,102 +206,6 @@ def _identifier() -> Any:
 
 _LETTERS = re.compile(r"[^\W\d_]+")
 
-
-class _AllRows:
-    """The rows of all splits as one sequence, in the order in which splits keep a text: train, validation, test."""
-
-    def __init__(self, splits: Splits) -> None:
-        self.order = sorted(splits, key=lambda split: (_PRECEDENCE.get(split, len(_PRECEDENCE)), split))
-        self._parts = [splits[split] for split in self.order]
-        self._starts = np.cumsum([0, *map(len, self._parts)])
-        self.owner = np.repeat(np.arange(len(self.order)), [len(rows) for rows in self._parts])
-
-    def texts(self) -> Iterator[str]:
-        return (text or "" for rows in self._parts for text in values(rows, "text"))
-
-    def labels(self) -> NDArray[np.int64]:
-        """A number for each different label or set of labels; -1 where there is none."""
-        numbers: dict[str | tuple[str, ...], int] = {}
-
-        def number(label: Any) -> int:
-            if label is None:
-                return -1
-            key = tuple(sorted(each.strip() for each in label)) if isinstance(label, list) else label.strip()
-            return numbers.setdefault(key, len(numbers))
-
-        every = (number(label) for rows in self._parts for label in values(rows, "label"))
-        found = np.fromiter(every, dtype=np.int64, count=int(self._starts[-1]))
-        single = [key for key in numbers if isinstance(key, str)]
-        if len(single) == len(numbers) and are_booleans(single):  # the label map takes `TRUE` for `true`
-            found[found >= 0] = np.array([key.lower() == "true" for key in single])[found[found >= 0]]
-        return found
-
-    def row(self, index: Any) -> dict[str, Any]:
-        return dict(self._parts[self.owner[index]][int(index - self._starts[self.owner[index]])])
-
-    def by_split(self, mask: Mask) -> dict[str, Mask]:
-        parts = np.split(mask, self._starts[1:-1])
-        return dict(zip(self.order, parts, strict=True))
-
-
-class _Conflicts:
-    """Equal texts with different labels. `family` and `labels` have one number a row; -1 is no label."""
-
-    def __init__(self, family: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
-        self._rows, self._labelled = len(family), np.flatnonzero(labels >= 0)
-        self._family, self._label = family[self._labelled], labels[self._labelled]
-        _, first, which = np.unique(self._family, return_index=True, return_inverse=True)
-        self._first = first[which]  # for each labelled row, the first one of its family
-        self._differing = np.flatnonzero(self._label != self._label[self._first])
-        self.families = np.unique(self._family[self._differing])
-
-    def opponents(self) -> NDArray[np.int64]:
-        """Each family's first labelled row, and its first row with another label; shape (families, 2), in row order."""
-        _, index = np.unique(self._family[self._differing], return_index=True)
-        later = np.sort(self._differing[index])
-        return self._labelled[np.stack([self._first[later], later], axis=1)]
-
-    def majority(self) -> Mask:
-        """Which rows of these families have the label that is alone the most frequent there; shape (rows,)."""
-        inside = np.flatnonzero(np.isin(self._family, self.families))
-        labels = int(self._label.max(initial=0)) + 1
-        pairs, which, counts = np.unique(
-            self._family[inside] * labels + self._label[inside], return_inverse=True, return_counts=True
-        )
-        family = pairs // labels
-        most = np.zeros(self._rows, dtype=np.int64)
-        np.maximum.at(most, family, counts)
-        wins = counts == most[family]
-        is_alone = np.bincount(family[wins], minlength=self._rows)[family] == 1
-        kept = np.zeros(self._rows, dtype=np.bool_)
-        kept[self._labelled[inside]] = (wins & is_alone)[which]
-        return kept
-
-
-def _shown(rows: _AllRows, conflicts: _Conflicts) -> str:
-    """`a.csv:2 ('x') and a.csv:9 ('y')` for the first conflicts."""
-    shown = []
-    for pair in conflicts.opponents()[:CONFLICTS_SHOWN]:
-        sides = map(rows.row, pair)
-        shown.append(" and ".join(f"{row['origin']} ({_label_shown(row['label'])})" for row in sides))
-    more = len(conflicts.families) - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more else "")
-
-
-def _label_shown(label: Any) -> str:
-    return f"'{', '.join(label) if isinstance(label, list) else label}'" if label is not None else "missing"
-
-
-def _count(masks: Mapping[str, Mask]) -> int:
-    return sum(int(mask.sum()) for mask in masks.values())
-
-
-def _origins(splits: Splits, masks: Mapping[str, Mask], *, most: int) -> list[str]:
-    where = [(split, int(row)) for split, mask in masks.items() for row in np.flatnonzero(mask)[:most]]
-    return [str(splits[split][row]["origin"]) for split, row in where[:most]]
-
-
-_PRECEDENCE = {"train": 0, "validation": 1, "test": 2}
 
 ROW_STEPS: dict[str, RowStep] = {
     "fill_missing": fill_missing,

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from finetune.data.store import BYTES_PER_BATCH, arrow_tables, cache_folder, fingerprint
 from finetune.errors import EnvironmentFault
+from finetune.recipe_data import Form
 
 MOST_ROWS_AT_ONCE = 1000
 
@@ -32,11 +33,12 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Setting:
-    """How a step runs: examples to show, processes, and whether the cache may answer."""
+    """How a step runs: examples to show, processes, whether the cache may answer, and the form of text to write."""
 
     examples: int
     num_proc: int
     cached: bool
+    form: Form | None = None
 
 
 def mapped(

@@ -20,7 +20,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finetune.data.encodings import TableFile
-from finetune.data.examples import COLUMNS, MOST_CHARACTERS, SLICE_PREFIX, ColumnMap, Reading, examples
+from finetune.data.examples import (
+    COLUMNS,
+    MOST_CHARACTERS,
+    SLICE_PREFIX,
+    WRITTEN_COLUMNS,
+    ColumnMap,
+    Reading,
+    examples,
+)
 from finetune.data.parts import Corpora, Part, Parts, Search, Source, find_parts
 from finetune.data.store import (
     cache_folder,
@@ -34,6 +42,7 @@ from finetune.data.store import (
     write_batches,
 )
 from finetune.data.text_folders import measure_folder
+from finetune.data.written_examples import KEYS
 from finetune.errors import MOST_PROBLEMS_SHOWN, Collector, DataError
 from finetune.progress import SILENT, Progress
 
@@ -42,8 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "MOST_CHARACTERS", "SLICE_PREFIX", "ColumnMap", "Loaded", "Source", "SourceFile", "load_examples"]
 
-READING_CODE = ("store.py", "encodings.py", "tables.py", "trees.py", "text_folders.py", "hub_datasets.py", "parts.py",
-                "examples.py", "sources.py")  # fmt: skip
+READING_CODE = ("store.py", "chats.py", "written_examples.py", "encodings.py", "tables.py", "trees.py",
+                "text_folders.py", "hub_datasets.py", "parts.py", "examples.py", "sources.py")  # fmt: skip
 TOLD = "told.json"  # what reading brought to light, beside the rows
 ID_DIGEST_BYTES = 16
 
@@ -81,7 +90,7 @@ def load_examples(
     seed: int = 0,
     corpora: Corpora = {},  # noqa: B006  (read only)
     stamps: Mapping[str, Callable[[], str]] = {},
-    most_characters: int = MOST_CHARACTERS,
+    most_characters: int | None = MOST_CHARACTERS,
     numeric: Sequence[str] = (),
     slices: Sequence[str] = (),
     progress: Progress = SILENT,
@@ -92,7 +101,8 @@ def load_examples(
     The first five are strings; text, label and group may be null; with `multi_label`, label is a list of strings (a
     text is split at `|`). `id` is the id column, or as `origin`, which is `NAME:LINE` (csv, jsonl, xml), `NAME:ROW`
     or `FOLDER/CLASS/FILE.txt`. `numeric` columns are float64, `slices` text of any single value, null where blank.
-    A text of more than `most_characters` is refused; one above 1,000,000 is warned of.
+    Rows of a form of text to write (`columns.form`) also have `target`; written_examples.py says what it holds.
+    A text of more than `most_characters` is refused (None: of any length); one above 1,000,000 is warned of.
     `limit` keeps a uniform sample of that many rows of each split, drawn with `seed`, in their order.
     With `labelled=False` (text to predict) only text, id and `numeric` are read; label and group are null.
     Relative paths start at `base`.
@@ -105,7 +115,7 @@ def load_examples(
     """
     _check_names(columns, numeric=numeric, slices=slices)
     reading = Reading(columns, labelled, multi_label, encoding, most_characters, tuple(numeric), tuple(slices))
-    search = Search(base=base, corpora=corpora, stamps=stamps)
+    search = Search(base=base, corpora=corpora, plain_text=columns.form == "text", stamps=stamps)
     parts = find_parts(source, search=search)
     files = {split: [_measured(part, reading=reading) for part in each] for split, each in parts.items()}
     folder = _kept(files, reading=reading) or _read(parts, files, reading=reading, progress=progress)
@@ -124,12 +134,16 @@ Files = dict[str, list[TableFile]]
 
 
 def _check_names(columns: ColumnMap, *, numeric: Sequence[str], slices: Sequence[str]) -> None:
-    taken = {*COLUMNS, *(SLICE_PREFIX + name for name in slices)}
+    taken = {*COLUMNS, *WRITTEN_COLUMNS, *(SLICE_PREFIX + name for name in slices)}
     for name in (each for each in numeric if each in taken):
         raise DataError("data.numeric", f"'{name}' is the name of a column that every example has", "Rename it.")
-    if columns.text in slices:
-        what = f"'{columns.text}' is the column of the text, and hardly two documents share one"
+    for name in (each for each in slices if each in (columns.text, columns.target)):
+        what = f"'{name}' is the column of the text, and hardly two documents share one"
         raise DataError("evaluation.slices", what, "Name another column.")
+    if columns.text == columns.target and columns.form is not None:
+        read, written = KEYS[columns.form]
+        what = f"'{columns.text}' is the {read} too, so there is nothing to learn"
+        raise DataError(f"data.columns.{written}", what, "Name another column.")
 
 
 def _measured(part: Part, *, reading: Reading) -> TableFile:

@@ -25,7 +25,7 @@ FORMATS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".n
 TEXT_FORMATS = ("csv", "tsv", "json", "jsonl", "xml")  # decoded here; these may also be gzipped
 ACCEPTED = (
     "Accepted: .csv, .tsv, .json, .jsonl, .ndjson, .xml (each also as .gz), .parquet, .arrow, .h5, .hdf5, "
-    "or a folder with a sub-folder of .txt files for each class."
+    "or a folder with a sub-folder of .txt files for each class; plain text also as .txt."
 )
 SIGNATURES = {b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image", b"%PDF": "a PDF",
               b"PK\x03\x04": "a zip archive or an Excel workbook", b"\x1f\x8b": "a gzip archive",

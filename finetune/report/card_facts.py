@@ -13,11 +13,10 @@ from typing import Any, Literal
 from finetune.data.parts import FILE_EXTENSION, HUB_ID
 from finetune.data.text_steps import visible
 from finetune.errors import CheckpointError
-from finetune.report.run_page import Story
 from finetune.report.sentences import shown_split
+from finetune.report.story import Story
 from finetune.run_files import Score, Scores, SplitScores
 from finetune.runs import MODEL_SETTINGS, Json, Run
-from finetune.yaml_text import read_yaml
 
 # Our name -> the metric's id on the Hub, its name for people, and the arguments that tell it from its sisters.
 HUB_METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
@@ -31,9 +30,24 @@ HUB_METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
     "roc_auc": ("roc_auc", "ROC AUC", None),
     "log_loss": ("log_loss", "Log loss", None),
 }
-TASK_NAMES = {"text-classification": "Text classification"}
+TEXT_HUB_METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
+    "loss": ("loss", "Loss (nats per token)", None),
+    "perplexity": ("perplexity", "Perplexity", None),
+    "bleu": ("sacrebleu", "BLEU (sacrebleu)", None),
+    "chrf": ("chrf", "chrF (sacrebleu)", None),
+    "rouge_1": ("rouge", "ROUGE-1", None),
+    "rouge_2": ("rouge", "ROUGE-2", None),
+    "rouge_l": ("rouge", "ROUGE-L", None),
+    "exact_match": ("exact_match", "Exact match", None),
+}
+TASK_NAMES = {
+    "text-classification": "Text classification", "text-generation": "Text generation", "seq2seq": "Text to text",
+}  # fmt: skip
+# The Hub counts encoder-decoder models among the text generators; what was text2text-generation is a tag of theirs.
+PIPELINE_TAGS = {"seq2seq": "text-generation"}
+MORE_TAGS = {"seq2seq": ["text2text-generation"]}
 # What is known for certain, and nothing is guessed from texts.
-LANGUAGE_OF_CORPUS = {"builtin:python-docs": "en"}
+LANGUAGE_OF_CORPUS = {"builtin:python-docs": "en", "builtin:python-functions": "en"}
 Which = Literal["best", "last"]
 
 
@@ -77,7 +91,7 @@ def read_card(run: Run, which: Which) -> Card:
         which=which,
         story=story,
         scores=scores,
-        recipe=read_yaml(story.recipe, name="recipe.yaml").values if story.recipe else {},
+        recipe=story.settings,
         model=_settings_of(run, which),
         is_chosen=same,
     )
@@ -95,26 +109,27 @@ def _settings_of(run: Run, which: Which) -> Json:
 def front_matter(card: Card) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
+    task, signatures = card.story.info.task, card.shown.signatures
     results = [
         EvalResult(
-            task_type=card.story.info.task,
-            task_name=TASK_NAMES.get(card.story.info.task, card.story.info.task),
+            task_type=PIPELINE_TAGS.get(task, task),
+            task_name=TASK_NAMES.get(task, task),
             dataset_type=_dataset_type(card),
             dataset_name=_dataset_name(card),
             dataset_split="test",
             metric_type=hub,
             metric_name=name,
-            metric_args=arguments,
+            metric_args={"signature": signatures[metric]} if metric in signatures else arguments,
             metric_value=value,
         )
-        for metric, (hub, name, arguments) in HUB_METRICS.items()
+        for metric, (hub, name, arguments) in (TEXT_HUB_METRICS if card.story.writes else HUB_METRICS).items()
         if card.split == "test" and (value := _value(card.shown.scores.get(metric))) is not None
     ]
     data = ModelCardData(
         language=_language(card),
         library_name="transformers",
-        pipeline_tag=card.story.info.task,
-        tags=["finetune", card.story.info.task],
+        pipeline_tag=PIPELINE_TAGS.get(task, task),
+        tags=["finetune", PIPELINE_TAGS.get(task, task), *MORE_TAGS.get(task, [])],
         base_model=base_model(card),
         datasets=_hub_datasets(card) or None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,

@@ -8,12 +8,12 @@ from pathlib import Path
 from finetune.report.many_sentences import comparison_outcome, comparison_sentences
 from finetune.report.page import Child, Markup, joined, tag
 from finetune.report.parts import (
-    HEADLINES,
     Column,
     approximate_note,
     count,
     difference_cell,
     foot,
+    headline_metrics,
     label,
     linked,
     many_page,
@@ -23,7 +23,7 @@ from finetune.report.parts import (
     strip_column,
     table,
 )
-from finetune.report.sentences import number, p_text
+from finetune.report.sentences import is_of_text, number, p_text
 from finetune.report.strings import Language, Words
 from finetune.selection.compare import ChangedSides, ComparedPair, ComparedRun, Comparison
 
@@ -61,14 +61,15 @@ def _ranked(comparison: Comparison) -> list[ComparedRun]:
 def _compared_runs(
     runs: Sequence[ComparedRun], tested: str, metric: str, folder: Path, words: Words
 ) -> list[Child]:  # fmt: skip
-    metrics = [name for name in dict.fromkeys([tested, metric, *HEADLINES]) if any(name in run.scores for run in runs)]
+    known = {name for run in runs for name in run.scores}
+    metrics = list(dict.fromkeys([tested, *headline_metrics(metric, known)]))
     axis, strips = strip_column([run.scores.get(tested) for run in runs], ours={0})
     rows: list[list[Child]] = [
         [
             linked(run.name, run.folder, folder),
-            score_cell(run.scores.get(tested)),
+            score_cell(run.scores.get(tested), tested),
             drawn,
-            *(score_cell(run.scores.get(name)) for name in metrics[1:]),
+            *(score_cell(run.scores.get(name), name) for name in metrics[1:]),
             run.model_origin or "",
             str(run.seed),
             count(run.test_openings),
@@ -92,8 +93,8 @@ def _pairs(pairs: Sequence[ComparedPair], tested: str, words: Words) -> list[Chi
     rows: list[list[Child]] = [
         [
             [label(pair.first), " − ", label(pair.second)],
-            number(pair.test.first),
-            number(pair.test.second),
+            number(pair.test.first, pair.test.metric),
+            number(pair.test.second, pair.test.metric),
             difference_cell(pair.test),
             p_text(pair.test.p),
             p_text(pair.test.p_holm) if pair.test.p_holm is not None else "",
@@ -104,10 +105,12 @@ def _pairs(pairs: Sequence[ComparedPair], tested: str, words: Words) -> list[Chi
         ]
         for pair in pairs
     ]
-    names = ("runs", "first", "second", "difference", "randomisation", "holm", None, "only_first", "only_second")
+    of_text = is_of_text(tested)
+    sides = ("first_ahead", "second_ahead") if of_text else ("only_first", "only_second")
+    names = ("runs", "first", "second", "difference", "randomisation", "holm", None, *sides)
     columns = [Column(words(name) if name else "McNemar") for name in names]
     made = table(words("paired.caption", metric=tested), [*columns, Column(words("result"))], rows, classes="headline")
-    return [made, foot(words("paired.about"))] if made else []
+    return [made, foot(words("paired.about_texts" if of_text else "paired.about"))] if made else []
 
 
 def _changed(sides: ChangedSides, words: Words) -> Markup:
@@ -158,7 +161,7 @@ def _said(first: object, second: object, right: str) -> list[Child]:
 def _run_scores(runs: Sequence[ComparedRun], words: Words) -> list[Child]:
     metrics = list(dict.fromkeys(name for run in runs for name in run.scores))
     rows: list[list[Child]] = [
-        [metric_heading(name), *(score_cell(run.scores.get(name)) for run in runs)] for name in metrics
+        [metric_heading(name), *(score_cell(run.scores.get(name), name) for run in runs)] for name in metrics
     ]
     return [table(None, [Column(words("metric")), *(Column(label(run.name)) for run in runs)], rows)]
 

@@ -152,15 +152,20 @@ def lengths(report: Json, words: Words) -> list[Child]:
     told = words("lengths.cut", tokens=f"{cut:,}", documents=f"{cut_documents:,}") if cut else words("lengths.whole")
     return [
         tag("p", told) if windows else None,
-        _length_table(words("lengths.in_tokens"), audits, TOKENS, words),
-        _length_table(words("lengths.in_characters"), characters, CHARACTERS, words),
+        length_table(words("lengths.in_tokens"), audits, length_names(TOKENS, words), words),
+        length_table(words("lengths.in_characters"), characters, length_names(CHARACTERS, words), words),
     ]
 
 
-def _length_table(
-    caption: str, found: Mapping[str, Mapping[str, object]], keys: Sequence[str], words: Words
+def length_names(keys: Sequence[str], words: Words) -> dict[str, str]:
+    return {key: words(f"lengths.{key}") for key in keys}
+
+
+def length_table(
+    caption: str, found: Mapping[str, Mapping[str, object]], names: Mapping[str, str], words: Words
 ) -> Markup | None:
-    rows = by_split(found, {key: words(f"lengths.{key}") for key in keys})
+    """A row for each figure of `names` (key -> words), a column for each split; None for no rows."""
+    rows = by_split(found, names)
     columns = [Column(words("lengths.figure")), *(Column(words.known("split", split)) for split in found)]
     return table(caption, columns, rows) if rows else None
 
@@ -192,6 +197,7 @@ def environment(info: RunInfo, words: Words) -> list[Child]:
             (words("env.steps"), count(info.steps)),
             (words("env.tokens"), count(info.training_tokens)),
             (words("env.padding"), share(info.padding_share)),
+            (words("env.fill"), share(info.fill_rate)),
             *seconds,
             (words("env.seed"), str(info.seed)),
             (words("env.git"), tag("code", info.git_revision) if info.git_revision else None),

@@ -200,8 +200,9 @@ def _slice_table(kind: str, parts: Sequence[Slice], overall: SplitScores, metric
         reference=whole.value if whole else None,
     )
     rows: list[list[Child]] = [
-        [_slice_name(each, words), each.documents, score_cell(each.scores.get(metrics[0])) if metrics else "", drawn,
-         *(score_cell(each.scores.get(name)) for name in metrics[1:])]
+        [_slice_name(each, words), each.documents,
+         score_cell(each.scores.get(metrics[0]), metrics[0]) if metrics else "", drawn,
+         *(score_cell(each.scores.get(name), name) for name in metrics[1:])]
         for each, drawn in zip(shown, strips, strict=True)
     ]  # fmt: skip
     column = kind.removeprefix("column:")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from finetune.report.many_sentences import (
 )
 from finetune.report.page import Child, Markup, tag
 from finetune.report.parts import (
-    HEADLINES,
     Block,
     Column,
     approximate_note,
@@ -27,23 +26,23 @@ from finetune.report.parts import (
     difference_cell,
     duration,
     foot,
+    headline_metrics,
     label,
     linked,
     many_page,
     metric_heading,
     notes,
-    plain_score,
     score_cell,
     share,
     strip_column,
     table,
 )
-from finetune.report.sentences import Tested, outcome, p_of, p_text, verdict_sentences
+from finetune.report.sentences import Tested, outcome, p_of, p_text, plain_score, verdict_sentences
 from finetune.report.strings import Language, Words
 from finetune.run_files import Score
 from finetune.scores.paired import greater_is_better
 from finetune.selection.crossval import CrossValidation
-from finetune.selection.fold_scores import FoldsScore, RecipeResult
+from finetune.selection.fold_scores import RecipeResult
 from finetune.selection.search import SearchResult, TrialRow
 from finetune.selection.seeds import SeedStudy
 
@@ -96,7 +95,7 @@ def render_seeds(study: SeedStudy, folder: Path, language: Language) -> str:
 
 def render_search(result: SearchResult, folder: Path, language: Language) -> str:
     words, scores = Words(language), winner_scores(result, folder)
-    metrics = [name for name in dict.fromkeys([result.metric, *HEADLINES]) if name in result.test]
+    metrics = headline_metrics(result.metric, result.test)
     verdict = verdict_sentences(scores, language)[:1] if scores is not None else []
     return many_page(
         folder,
@@ -109,7 +108,7 @@ def render_search(result: SearchResult, folder: Path, language: Language) -> str
                 words("search.test"),
                 [Column(words("search.trial")), *(Column(metric_heading(name)) for name in metrics)],
                 [[linked(str(result.winner), f"trials/{result.winner}", folder),
-                  *(score_cell(result.test[name]) for name in metrics)]],
+                  *(score_cell(result.test[name], name) for name in metrics)]],
             ),
             approximate_note([(name, result.test[name]) for name in metrics], words),
             _progress(result, words),
@@ -134,17 +133,18 @@ def _recipes(result: CrossValidation, words: Words) -> Markup | None:
     means = [fold_score(each, documents=result.documents) for each in found]
     dots = {index: _known(each.values) for index, each in enumerate(found) if each is not None}
     axis, strips = strip_column(means, ours={0}, dots=dots)
-    others = [name for name in HEADLINES if name != result.metric and any(name in each.scores for each in recipes)]
+    known = {name for each in recipes for name in each.scores}
+    others = [name for name in headline_metrics(result.metric, known) if name != result.metric]
     rows: list[list[Child]] = [
         [
             label(recipe.name),
-            score_cell(mean),
+            score_cell(mean, result.metric),
             drawn,
-            plain_score(each.deviation if each else None),
-            plain_score(each.pooled if each else None),
+            plain_score(each.deviation if each else None, result.metric),
+            plain_score(each.pooled if each else None, result.metric),
             difference_cell(test) if (test := result.tests.get(recipe.name)) else "",
             p_text(p_of(test)) if test else "",
-            *(plain_score(score.mean if (score := recipe.scores.get(name)) else None) for name in others),
+            *(plain_score(score.mean if (score := recipe.scores.get(name)) else None, name) for name in others),
         ]
         for recipe, each, mean, drawn in zip(recipes, found, means, strips, strict=True)
     ]
@@ -167,7 +167,7 @@ def _fold_baselines(recipe: RecipeResult, documents: int, words: Words) -> Marku
     names: list[Child] = [words("this_model"), *(words.known("baseline", name) for name in tests)]
     rivals: list[Tested | None] = [None, *tests.values()]
     rows: list[list[Child]] = [
-        [name, score_cell(score), drawn, difference_cell(test) if test else "", p_text(p_of(test)) if test else ""]
+        [name, score_cell(score, metric), drawn, *_test_cells(test)]
         for name, score, drawn, test in zip(names, scores, strips, rivals, strict=True)
     ]
     columns = [Column(""), Column(metric_heading(metric)), Column(axis, "plot"), Column(words("ahead_by")),
@@ -175,8 +175,12 @@ def _fold_baselines(recipe: RecipeResult, documents: int, words: Words) -> Marku
     return table(words("cv.baselines", name=label(recipe.name)), columns, rows, classes="headline", ours=0)
 
 
+def _test_cells(test: Tested | None) -> list[Child]:
+    return [difference_cell(test), p_text(p_of(test))] if test is not None else ["", ""]
+
+
 def _folds(recipe: RecipeResult, metric: str, folder: Path, words: Words) -> Markup | None:
-    metrics = [name for name in dict.fromkeys([metric, *HEADLINES]) if name in recipe.scores]
+    metrics = headline_metrics(metric, recipe.scores)
     axis, strips = strip_column(
         [Score(value=each.scores.get(metric), n=each.held_out_documents) for each in recipe.folds], ours=None
     )
@@ -187,9 +191,9 @@ def _folds(recipe: RecipeResult, metric: str, folder: Path, words: Words) -> Mar
             each.validation_documents,
             each.held_out_documents,
             f"{each.best_epoch:g}" if each.best_epoch is not None else "",
-            plain_score(each.scores.get(metric)),
+            plain_score(each.scores.get(metric), metric),
             drawn,
-            *(plain_score(each.scores.get(name)) for name in metrics[1:]),
+            *(plain_score(each.scores.get(name), name) for name in metrics[1:]),
         ]
         for each, drawn in zip(recipe.folds, strips, strict=True)
     ]
@@ -203,10 +207,10 @@ def _fold_scores(recipe: RecipeResult, words: Words) -> Markup | None:
     rows: list[list[Child]] = [
         [
             metric_heading(name),
-            score_cell(fold_score(each, documents=0)),
-            plain_score(each.deviation),
-            plain_score(each.pooled),
-            _values(each),
+            score_cell(fold_score(each, documents=0), name),
+            plain_score(each.deviation, name),
+            plain_score(each.pooled, name),
+            _values(each.values, name),
         ]
         for name, each in recipe.scores.items()
     ]
@@ -219,7 +223,7 @@ def _fold_scores(recipe: RecipeResult, words: Words) -> Markup | None:
 
 def _seed_runs(study: SeedStudy, folder: Path, words: Words) -> Markup | None:
     """One row a seed, their mean, and the baselines on the same documents."""
-    metrics = [name for name in dict.fromkeys([study.metric, *HEADLINES]) if name in study.scores]
+    metrics = headline_metrics(study.metric, study.scores)
     lines: list[tuple[Child, dict[str, float | None], str]] = [
         (linked(f"{words('seeds.seed')} {run.seed}", run.folder, folder), run.scores,
          f"{run.best_epoch:g}" if run.best_epoch is not None else "")
@@ -232,9 +236,9 @@ def _seed_runs(study: SeedStudy, folder: Path, words: Words) -> Markup | None:
     rows: list[list[Child]] = [
         [
             name,
-            plain_score(scores.get(study.metric)),
+            _seed_cell(scores, study.metric),
             strip,
-            *(plain_score(scores.get(each)) for each in metrics[1:]),
+            *(_seed_cell(scores, each) for each in metrics[1:]),
             epoch,
         ]
         for (name, scores, epoch), strip in zip(lines, strips, strict=True)
@@ -245,13 +249,18 @@ def _seed_runs(study: SeedStudy, folder: Path, words: Words) -> Markup | None:
     return table(caption, [*columns, Column(words("best_epoch"))], rows, classes="wide", ours=0)
 
 
+def _seed_cell(scores: Mapping[str, float | None], metric: str) -> str:
+    """Empty for a baseline that has no such score."""
+    return plain_score(scores[metric], metric) if metric in scores else ""
+
+
 def _seed_scores(study: SeedStudy, words: Words) -> Markup | None:
     rows: list[list[Child]] = [
         [
             metric_heading(name),
-            plain_score(each.mean),
-            plain_score(each.deviation),
-            " ".join(map(plain_score, each.values)),
+            plain_score(each.mean, name),
+            plain_score(each.deviation, name),
+            _values(each.values, name),
         ]
         for name, each in study.scores.items()
     ]
@@ -277,7 +286,7 @@ def _progress(result: SearchResult, words: Words) -> Markup | None:
         plots.Line(words("search.best_so_far"), _steps(best), "blue"),
     ]
     title = words("search.progress", metric=result.metric)
-    drawn = plots.line_plot(title, lines, mark=None, words=words, across="search.trial")
+    drawn = plots.line_plot(title, lines, mark=None, words=words, metric=result.metric, across="search.trial")
     return tag("div", drawn, class_="panels")
 
 
@@ -299,7 +308,7 @@ def _trials(result: SearchResult, folder: Path, words: Words) -> Markup | None:
     rows: list[list[Child]] = [
         [
             linked(str(trial.number), f"trials/{trial.number}", folder),
-            plain_score(trial.value) if trial.value is not None else "",
+            plain_score(trial.value, result.metric) if trial.value is not None else "",
             words(f"status.{trial.status}"),
             *(_setting(trial.params.get(name)) for name in settings),
             f"{trial.epochs:g}" if trial.epochs is not None else "",
@@ -334,8 +343,8 @@ def _setting(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else label("" if value is None else value)
 
 
-def _values(found: FoldsScore) -> str:
-    return " ".join(map(plain_score, found.values))
+def _values(values: Sequence[float | None], metric: str) -> str:
+    return " ".join(plain_score(value, metric) for value in values)
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

@@ -6,17 +6,20 @@ from pathlib import Path
 
 from finetune.report.sentences import (
     Outcome,
+    compared_by,
     difference_text,
+    is_of_text,
     named_test,
     number,
     p_of,
     p_text,
+    plain_score,
     score_text,
 )
 from finetune.report.strings import Language, Words
 from finetune.run_files import PairedTest, Score, Scores
 from finetune.runs import Run
-from finetune.scores.paired import compared_metric, greater_is_better
+from finetune.scores.paired import greater_is_better
 from finetune.selection.compare import Comparison
 from finetune.selection.crossval import CrossValidation
 from finetune.selection.fold_scores import FoldsScore, RecipeResult
@@ -31,19 +34,19 @@ def comparison_sentences(comparison: Comparison, language: Language = "en") -> l
         return [words("compare.none", metric=comparison.metric)]
     best, against = best_run(comparison)
     rival, test = next(iter(against.items()))
-    unshown = [named_test(name, each) for name, each in against.items() if not each.better]
+    unshown = [named_test(name, each, usual=test.metric) for name, each in against.items() if not each.better]
     ours = next(run.scores.get(test.metric) for run in comparison.runs if run.name == best)
     values = {
         "first": best,
         "second": rival,
         "metric": test.metric,
-        "ours": score_text(ours),
-        "theirs": number(test.second),
+        "ours": score_text(ours, test.metric),
+        "theirs": number(test.second, test.metric),
         "test": words("difference_of", difference=difference_text(test), p=p_text(p_of(test))),
     }
     if len(comparison.runs) == 2:
         sides = words(
-            "compare.sides",
+            "compare.sides_texts" if is_of_text(test.metric) else "compare.sides",
             documents=f"{comparison.documents:,}",
             only_first=f"{test.only_first_right:,}",
             only_second=f"{test.only_second_right:,}",
@@ -65,21 +68,21 @@ def crossval_sentences(result: CrossValidation, language: Language = "en") -> li
 def seeds_sentences(study: SeedStudy, language: Language = "en") -> list[str]:
     """How the seeds stand to the highest baseline, and what their deviation means."""
     words, rival = Words(language), highest_baseline(study)
-    metric = study.metric if rival is None else compared_metric(study.metric)
+    metric = study.metric if rival is None else compared_by(study.metric, study.scores)
     found = study.scores.get(metric)
     values = [value for value in (found.values if found else []) if value is not None]
     told = {
         "n": len(study.runs),
         "metric": metric,
-        "mean": _known(found.mean if found else None),
-        "deviation": _known(found.deviation if found else None),
-        "low": _known(min(values, default=None)),
-        "high": _known(max(values, default=None)),
+        "mean": plain_score(found.mean if found else None, metric),
+        "deviation": plain_score(found.deviation if found else None, metric),
+        "low": plain_score(min(values, default=None), metric),
+        "high": plain_score(max(values, default=None), metric),
     }
     if rival is None:
         return [words("seeds.alone", **told), words("seeds.about")]
     name, theirs = rival
-    told |= {"baseline": name, "theirs": number(theirs), "ahead": seeds_ahead(study)}
+    told |= {"baseline": name, "theirs": number(theirs, metric), "ahead": seeds_ahead(study)}
     key = {0: "seeds.none", len(study.runs): "seeds.ahead"}.get(seeds_ahead(study), "seeds.some")
     return [words(key, **told), words("seeds.about")]
 
@@ -95,8 +98,8 @@ def search_sentences(result: SearchResult, language: Language = "en") -> list[st
             winner=result.winner,
             n=len(result.trials),
             metric=result.metric,
-            value=_known(value),
-            test=score_text(result.test.get(result.metric)),
+            value=plain_score(value, result.metric),
+            test=score_text(result.test.get(result.metric), result.metric),
         ),
         words(
             "search.settings",
@@ -122,7 +125,7 @@ def best_run(comparison: Comparison) -> tuple[str, dict[str, PairedTest]]:
 
 def highest_baseline(study: SeedStudy) -> tuple[str, float] | None:
     """The baseline with the best test score, and that score; a study has no one validation to name it by."""
-    metric = compared_metric(study.metric)
+    metric = compared_by(study.metric, study.scores)
     known = {name: value for name, scores in study.baselines.items() if (value := scores.get(metric)) is not None}
     if not known:
         return None
@@ -132,7 +135,7 @@ def highest_baseline(study: SeedStudy) -> tuple[str, float] | None:
 
 def seeds_ahead(study: SeedStudy) -> int:
     """How many seeds have a better score than the highest baseline."""
-    rival, found = highest_baseline(study), study.scores.get(compared_metric(study.metric))
+    rival, found = highest_baseline(study), study.scores.get(compared_by(study.metric, study.scores))
     if rival is None or found is None:
         return 0
     sign = 1 if greater_is_better(study.metric) else -1
@@ -171,7 +174,7 @@ def _folds_against_baselines(best: RecipeResult, result: CrossValidation, words:
         "name": best.name,
         "folds": result.folds * result.repeats,
         "metric": metric,
-        "ours": score_text(fold_score(best.scores.get(metric), documents=result.documents)),
+        "ours": score_text(fold_score(best.scores.get(metric), documents=result.documents), metric),
     }
     if not tests:
         return words("cv.alone", **told)
@@ -179,7 +182,7 @@ def _folds_against_baselines(best: RecipeResult, result: CrossValidation, words:
         return words("cv.not", others=words.listed(unshown), **told)
     strongest = best.strongest_baseline if best.strongest_baseline in tests else next(iter(tests))
     test = tests[strongest]
-    told |= {"baseline": strongest, "theirs": number(test.second), "difference": difference_text(test)}
+    told |= {"baseline": strongest, "theirs": number(test.second, metric), "difference": difference_text(test)}
     return words("cv.beats", p=p_text(p_of(test)), **told)
 
 
@@ -193,12 +196,8 @@ def _among_recipes(best: RecipeResult, result: CrossValidation, words: Words) ->
     values = [value for value in (found.values if found else []) if value is not None]
     return words(
         "cv.spread",
-        low=_known(min(values, default=None)),
-        high=_known(max(values, default=None)),
-        deviation=_known(found.deviation if found else None),
-        pooled=_known(found.pooled if found else None),
+        low=plain_score(min(values, default=None), result.metric),
+        high=plain_score(max(values, default=None), result.metric),
+        deviation=plain_score(found.deviation if found else None, result.metric),
+        pooled=plain_score(found.pooled if found else None, result.metric),
     )
-
-
-def _known(value: float | None) -> str:
-    return "n/a" if value is None else number(value)

@@ -7,11 +7,12 @@ or HTML.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from finetune.data.text_steps import visible
 from finetune.data_card import escaped
 from finetune.report.card_facts import Card, Which, base_model, file_name, front_matter, read_card
+from finetune.report.parts import MORE_TEXT_HEADLINES, TEXT_HEADLINES
 from finetune.report.sentences import (
     coverages,
     difference_text,
@@ -22,6 +23,7 @@ from finetune.report.sentences import (
     verdict_sentences,
 )
 from finetune.report.strings import Words
+from finetune.report.text_card import decoding, how_to_write, sequence_facts
 from finetune.run_files import Score
 from finetune.runs import Json, Run
 from finetune.scores.coverage import NOMINAL_LEAST_CLASS
@@ -29,6 +31,7 @@ from finetune.scores.coverage import NOMINAL_LEAST_CLASS
 MOST_LABELS = 100
 MOST_SENTENCE_CHARACTERS = 1000
 HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "matthews", "roc_auc", "log_loss")
+WINDOWS = ("max_tokens", "max_target_tokens", "stride", "aggregate", "packing", "completions_only", "too_long")
 SETTINGS = (
     *("num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("optim", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "class_weights"),
@@ -47,7 +50,8 @@ def render_model_card(run: Run, *, which: Which) -> str:
         _which_weights(card),
         _section("Scores", *_scores(card)),
         _section("Labels", *_labels(card)),
-        _section("How to use it", *_use(card)),
+        _section("How to use it", *(how_to_write(card) if card.story.writes else _use(card))),
+        _section("How its texts were written and scored", *(decoding(card) if card.story.writes else [])),
         _section("Calibration", *_calibration(card)),
         _section("Training data", *_data(card)),
         _section("Training", *_training(card)),
@@ -77,12 +81,13 @@ def _which_weights(card: Card) -> str:
 
 def _scores(card: Card) -> list[str]:
     split, scores = card.split, card.shown.scores
-    names = [name for name in dict.fromkeys((card.scores.metric_for_best_model, *HEADLINES)) if name in scores]
-    rows = [["**this model**", *(score_text(scores[name]) for name in names)]]
+    headlines = (*TEXT_HEADLINES, *MORE_TEXT_HEADLINES) if card.story.writes else HEADLINES
+    names = [name for name in dict.fromkeys((card.scores.metric_for_best_model, *headlines)) if name in scores]
+    rows = [["**this model**", *(score_text(scores[name], name) for name in names)]]
     for baseline, by_split in card.scores.baselines.items():
         if split in by_split:
             theirs = by_split[split].scores
-            rows.append([_baseline(baseline), *(score_text(theirs.get(name)) for name in names)])
+            rows.append([_baseline(baseline), *(_theirs(theirs, name) for name in names)])
     documents = next(iter(scores.values())).n if scores else 0
     opened = len(card.story.openings)
     if split == "test":
@@ -95,6 +100,11 @@ def _scores(card: Card) -> list[str]:
         about += "are optimistic and no result."
     shown = [(name, scores[name]) for name in names]
     return [about, _table(["", *map(_code, names)], rows), _intervals(shown, split), *_paired(card)]
+
+
+def _theirs(scores: Mapping[str, Score], name: str) -> str:
+    """A baseline that only copies has no loss; its place stays empty."""
+    return score_text(scores[name], name) if name in scores else ""
 
 
 def _intervals(scores: Sequence[tuple[str, Score]], split: str) -> str:
@@ -261,10 +271,11 @@ def _training(card: Card) -> list[str]:
         f"Model: {started}{size}.",
         f"Steps: {_number(info.steps)} on {escaped(info.device)}, {sum(info.seconds.values()):,.0f} seconds in all.",
         f"Seed: {info.seed}.",
+        *(sequence_facts(card) if card.story.writes else []),
     ]
     windows = card.section("windows") or card.model.get("windows") or {}
     shown = [(name, training[name]) for name in SETTINGS if training.get(name) not in (None, False)]
-    shown += [(f"windows.{name}", windows[name]) for name in ("max_tokens", "stride", "aggregate") if name in windows]
+    shown += [(f"windows.{name}", windows[name]) for name in WINDOWS if windows.get(name) is not None]
     rows = [[_code(name), escaped(value)] for name, value in shown]
     return ["\n".join(f"- {fact}" for fact in facts), _table(["setting", "value"], rows)]
 
@@ -284,6 +295,8 @@ def _limits(card: Card) -> list[str]:
         )
     if (card.model.get("windows") or {}).get("truncate"):
         facts.append("What follows the first window of a document was never read.")
+    if card.story.writes:
+        facts.append("What it writes may be wrong or made up: nothing beyond the scores above was checked.")
     facts.append("Bias against groups of people, and misuse, were not examined.")
     notes = [escaped(note, MOST_SENTENCE_CHARACTERS) for note in card.scores.notes]
     return ["\n".join(f"- {fact}" for fact in [*facts, *notes])]

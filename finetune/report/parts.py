@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -26,6 +26,8 @@ from finetune.scores.paired import greater_is_better
 
 LONGEST_LABEL = 200
 HEADLINES = ("accuracy", "f1_macro", "log_loss")  # beside the metric that chose the epoch
+TEXT_HEADLINES = ("loss", "bleu", "chrf")  # of written text
+MORE_TEXT_HEADLINES = ("perplexity", "nats_per_character", "rouge_l", "exact_match", "length_ratio", "cut_share")
 
 Block = tuple[str, str, Sequence[Child]]  # anchor, heading, what is under it
 
@@ -142,22 +144,20 @@ def scrolling(inside: Markup, label: str | None) -> Markup:
     return tag("div", inside, class_="scroll", tabindex=0, role="group", aria_label=label)
 
 
-def plain_score(value: float | None) -> str:
-    return "n/a" if value is None else number(value)
-
-
-def score_cell(score: Score | None) -> Child:
+def score_cell(score: Score | None, metric: str | None = None) -> Child:
     if score is None:
         return ""
     if score.value is None:
         return tag("span", "n/a", title=score.note)
-    interval = interval_text(score)
-    return [number(score.value), tag("span", " ", interval, class_="ci") if interval else None]
+    interval = interval_text(score, metric)
+    return [number(score.value, metric), tag("span", " ", interval, class_="ci") if interval else None]
 
 
-def difference_cell(test: Tested) -> Child:
+def difference_cell(test: Tested, *, named: bool = False) -> Child:
+    """The difference with its interval; `named` says of which score."""
     value, _, interval = difference_text(test).partition(" ")
-    return [value, tag("span", " ", interval, class_="ci") if interval else None]
+    metric = [test.metric, " "] if named else None
+    return [metric, value, tag("span", " ", interval, class_="ci") if interval else None]
 
 
 def range_cell(value: object, ends: Sequence[float | None] | None) -> Child:
@@ -169,7 +169,21 @@ def range_cell(value: object, ends: Sequence[float | None] | None) -> Child:
     return [number(float(value)), tag("span", f" [{number(ends[0])}, {number(ends[1])}]", class_="ci")]
 
 
+def headline_metrics(first: str, names: Collection[str]) -> list[str]:
+    """The metric that chose the epoch, then what is looked at first of labels or of written text."""
+    others = TEXT_HEADLINES if is_written(names) else HEADLINES
+    return [name for name in dict.fromkeys([first, *others]) if name in names]
+
+
+def is_written(names: Container[str]) -> bool:
+    """Whether scores of these names are of written text."""
+    return "chrf" in names or "perplexity" in names
+
+
 def metric_heading(metric: str) -> str:
+    """The name, with an arrow down where lower is better, and `→1` where 1 is best."""
+    if metric == "length_ratio":
+        return f"{metric} →1"
     return metric if greater_is_better(metric) else f"{metric} ↓"
 
 

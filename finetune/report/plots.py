@@ -15,12 +15,13 @@ from finetune.report.page import Markup, tag
 from finetune.report.sentences import number
 from finetune.report.strings import Words
 from finetune.run_files import Reliability, Score
+from finetune.scores.text_metrics import LOSS_METRICS, TEXT_METRICS
 
 WIDTH, HEIGHT = 420, 236
 LEFT, RIGHT, TOP, BOTTOM = 40, 14, 26, 34
 MOST_POINTS = 160  # of a line; more are averaged, so that a long run has a small page
 STRIP_WIDTH, STRIP_HEIGHT = 190, 26
-# A tenth of a score fills the plot at most: a wobble of a hundredth must not look like a cliff.
+# A tenth of what a score can reach fills the plot at most: a wobble of a hundredth must not look like a cliff.
 LEAST_SPAN = 0.1
 STEPS = (1.0, 2.0, 5.0, 10.0)
 
@@ -65,7 +66,10 @@ class Line:
 def history_plots(history: Sequence[Mapping[str, Any]], *, metric: str, best_epoch: float | None, words: Words) -> list[
     Markup
 ]:  # fmt: skip
-    """Loss of training and validation, and the selection metric, over the epochs; nothing for an empty history."""
+    """Loss of training and validation, and the selection metric, over the epochs; nothing for an empty history.
+
+    Where the loss chose the epoch of a text generator, BLEU stands beside it.
+    """
     figures = []
     training, validation = _points(history, "loss"), _points(history, "eval_loss")
     if training or validation:
@@ -74,13 +78,24 @@ def history_plots(history: Sequence[Mapping[str, Any]], *, metric: str, best_epo
             Line(words("plot.validation"), thinned(validation), "blue", dots=True),
         ]
         figures.append(line_plot(words("plot.loss"), lines, mark=best_epoch, words=words))
-    scores = _points(history, f"eval_{metric}")
-    if scores and metric != "loss":
+    shown, title = (metric, "plot.metric") if metric != "loss" else ("bleu", "plot.beside")
+    if scores := _points(history, f"eval_{shown}"):
         line = Line(words("plot.validation"), thinned(scores), "blue", dots=True)
         figures.append(
-            line_plot(words("plot.metric", metric=metric), [line], mark=best_epoch, words=words, least_span=LEAST_SPAN)
-        )
+            line_plot(
+                words(title, metric=shown), [line], mark=best_epoch, words=words, metric=shown,
+                least_span=_least_span(shown),
+            )
+        )  # fmt: skip
     return figures
+
+
+def _least_span(metric: str) -> float:
+    """A tenth of what the score can reach; nothing for one without end, such as a perplexity."""
+    found = (TEXT_METRICS | LOSS_METRICS).get(metric)
+    if found is None:
+        return LEAST_SPAN
+    return LEAST_SPAN * found.highest if math.isfinite(found.highest) else 0.0
 
 
 def line_plot(
@@ -89,12 +104,13 @@ def line_plot(
     *,
     mark: float | None,
     words: Words,
+    metric: str | None = None,
     least_span: float = 0.0,
     across: str = "plot.epoch",
 ) -> Markup:
     """Lines over epochs, or what `across` names, with a legend.
 
-    `mark` is the epoch of the best model, `least_span` the least height of y.
+    `mark` is the epoch of the best model, `metric` what y is, `least_span` the least height of y.
     """
     lines = [line for line in lines if line.points]
     xs = [x for line in lines for x, _ in line.points]
@@ -113,7 +129,8 @@ def line_plot(
     for line in lines:
         drawn += _line(line, x, y)
     drawn += _legend(lines)
-    spoken = "; ".join(f"{line.name}: {number(line.points[0][1])} → {number(line.points[-1][1])}" for line in lines)
+    ends = [(line.name, number(line.points[0][1], metric), number(line.points[-1][1], metric)) for line in lines]
+    spoken = "; ".join(f"{name}: {first} → {last}" for name, first, last in ends)
     return _figure(title, drawn, width=WIDTH, height=HEIGHT, label=f"{title}. {spoken}")
 
 
@@ -210,9 +227,10 @@ def _points(history: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
 
 
 def _widened(low: float, high: float, *, least: float) -> Point:
-    """low..high, or a span of `least` around them."""
-    more = max(least - (high - low), 0.0) / 2
-    return low - more, high + more
+    """low..high, or a span of `least` around them; what is never below 0 has no room there."""
+    more = max(least - (high - low), 0.0)
+    below = min(more / 2, low) if low >= 0 else more / 2
+    return low - below, high + more - below
 
 
 def _frame(x: Scale, y: Scale, *, columns: Sequence[float], rows: Sequence[float]) -> list[Markup]:

@@ -6,14 +6,18 @@ The report and the last screen say the same words, because both take them from h
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Literal, Protocol
 
 from finetune.report.strings import Language, Words
 from finetune.run_files import FitVerdict, PairedTest, Score, Scores
 from finetune.scores.paired import SIGNIFICANT, compared_metric, greater_is_better
+from finetune.scores.text_metrics import LOSS_METRICS, TEXT_METRICS
 
 MOST_EVIDENCE = 4
+# Which numbers of a verdict on the training are scores by the metric that chose the epoch.
+SCORED_EVIDENCE = ("metric_best", "metric_last", "metric_at_loss_best", "majority_score")
+ROUND_PERPLEXITY = 1e6  # from here on only its magnitude says anything
 
 Outcome = Literal["good", "bad", "open"]
 
@@ -21,6 +25,8 @@ Outcome = Literal["good", "bad", "open"]
 class Tested(Protocol):
     """What a paired test over documents and a resampled one over folds have in common."""
 
+    @property
+    def metric(self) -> str: ...
     @property
     def difference(self) -> float: ...
     @property
@@ -58,7 +64,7 @@ def strongest_baseline(scores: Scores) -> str | None:
     """As named by the run; in a run that names none, the best on validation by the selection metric."""
     if scores.strongest_baseline is not None:
         return scores.strongest_baseline
-    metric = compared_metric(scores.metric_for_best_model)
+    metric = tested_metric(scores)
     known = {
         name: value
         for name, splits in scores.baselines.items()
@@ -68,29 +74,47 @@ def strongest_baseline(scores: Scores) -> str | None:
     return best(known, key=lambda name: known[name]) if known else None
 
 
-def score_text(score: Score | None) -> str:
+def tested_metric(scores: Scores) -> str:
+    """What the model and its baselines are compared by: the metric that chose the epoch, or what stands for it."""
+    return compared_by(scores.metric_for_best_model, scores.splits[shown_split(scores)].scores)
+
+
+def compared_by(metric: str, names: Container[str]) -> str:
+    """The same for scores of these names: only where labels have probabilities does log loss stand for `loss`."""
+    return compared_metric(metric, generated="log_loss" not in names)
+
+
+def is_of_text(metric: str) -> bool:
+    """Whether it scores written text."""
+    return metric in TEXT_METRICS or metric in LOSS_METRICS
+
+
+def score_text(score: Score | None, metric: str | None = None) -> str:
     """`0.628 [0.590, 0.664]`; ~ marks an interval that is only approximate."""
     if score is None or score.value is None:
         return "n/a"
-    return f"{number(score.value)} {interval}" if (interval := interval_text(score)) else number(score.value)
+    value, interval = number(score.value, metric), interval_text(score, metric)
+    return f"{value} {interval}" if interval else value
 
 
-def interval_text(score: Score) -> str:
+def interval_text(score: Score, metric: str | None = None) -> str:
     if score.low is None or score.high is None:
         return ""
-    return f"{'~' if score.coverage is not None else ''}[{number(score.low)}, {number(score.high)}]"
+    return f"{'~' if score.coverage is not None else ''}[{number(score.low, metric)}, {number(score.high, metric)}]"
 
 
 def difference_text(test: Tested) -> str:
     """`+0.026 [+0.004, +0.049]`"""
+    difference = signed(test.difference, test.metric)
     if test.low is None or test.high is None:
-        return signed(test.difference)
-    return f"{signed(test.difference)} [{signed(test.low)}, {signed(test.high)}]"
+        return difference
+    return f"{difference} [{signed(test.low, test.metric)}, {signed(test.high, test.metric)}]"
 
 
-def named_test(name: str, test: Tested) -> str:
-    """`majority (+0.010, p = 0.120)`"""
-    return f"{name} ({signed(test.difference)}, {p_text(p_of(test))})"
+def named_test(name: str, test: Tested, *, usual: str | None = None) -> str:
+    """`majority (+0.010, p = 0.120)`; a test by another metric than the usual one names it."""
+    metric = f"{test.metric} " if usual not in (None, test.metric) else ""
+    return f"{name} ({metric}{signed(test.difference, test.metric)}, {p_text(p_of(test))})"
 
 
 def p_text(p: float) -> str:
@@ -102,20 +126,36 @@ def p_of(test: Tested) -> float:
     return test.p if test.p_holm is None else test.p_holm
 
 
-def number(value: float) -> str:
-    return f"{value + 0.0:.3f}"
+def number(value: float, metric: str | None = None) -> str:
+    """`0.628`; BLEU and chrF, which go to 100, `31.4`; a perplexity `1.84`, `12.3`, `2,160`."""
+    if metric == "perplexity" and value >= ROUND_PERPLEXITY:
+        return f"{value:.3g}"
+    return f"{value + 0.0:,.{_decimals(value, metric)}f}"
 
 
-def signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-0.000", "+0.000")
+def plain_score(value: float | None, metric: str | None = None) -> str:
+    return "n/a" if value is None else number(value, metric)
+
+
+def signed(value: float, metric: str | None = None) -> str:
+    places = _decimals(value, metric)
+    return f"{round(value, places) + 0.0:+.{places}f}"
+
+
+def _decimals(value: float, metric: str | None) -> int:
+    if metric in TEXT_METRICS and TEXT_METRICS[metric].highest == 100:
+        return 1
+    if metric == "perplexity":
+        return 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return 3
 
 
 def _against_baselines(scores: Scores, words: Words) -> str:
-    metric = compared_metric(scores.metric_for_best_model)
+    metric = tested_metric(scores)
     split = shown_split(scores)
     ours = scores.splits[split].scores.get(metric)
     if split != "test":
-        return words("verdict.closed", metric=metric, ours=score_text(ours))
+        return words("verdict.closed", metric=metric, ours=score_text(ours, metric))
     if scores.baseline_tests:
         return _tested(scores, words)
     if ours is None or ours.value is None:
@@ -123,10 +163,11 @@ def _against_baselines(scores: Scores, words: Words) -> str:
         return words("verdict.undefined", metric=metric, note=reason)
     strongest = strongest_baseline(scores)
     if strongest is None:
-        return words("verdict.alone", metric=metric, ours=score_text(ours), n=f"{ours.n:,}")
+        return words("verdict.alone", metric=metric, ours=score_text(ours, metric), n=f"{ours.n:,}")
     key = "verdict.ahead_untested" if _is_ahead(scores, strongest) else "verdict.behind_untested"
     theirs = scores.baselines[strongest]["test"].scores.get(metric)
-    return words(key, name=strongest, metric=metric, ours=score_text(ours), theirs=score_text(theirs))
+    ours_text, theirs_text = score_text(ours, metric), score_text(theirs, metric)
+    return words(key, name=strongest, metric=metric, ours=ours_text, theirs=theirs_text)
 
 
 def _tested(scores: Scores, words: Words) -> str:
@@ -137,13 +178,13 @@ def _tested(scores: Scores, words: Words) -> str:
     values = {
         "name": strongest,
         "metric": test.metric,
-        "ours": score_text(ours),
-        "theirs": number(test.second),
+        "ours": score_text(ours, test.metric),
+        "theirs": number(test.second, test.metric),
         "difference": difference_text(test),
         "p": p_text(p_of(test)),
     }
     beaten = [name for name, each in tests.items() if each.better]
-    others = [named_test(name, each) for name, each in tests.items() if not each.better]
+    others = [named_test(name, each, usual=test.metric) for name, each in tests.items() if not each.better]
     if not others:
         return words("verdict.beats", **values)
     if test.better:
@@ -163,33 +204,42 @@ def _training(scores: Scores, words: Words) -> str:
         epoch = f"{scores.best_epoch:g}" if scores.best_epoch is not None else words("fit.unknown_epoch")
         return words("fit.none", epoch=epoch, metric=scores.metric_for_best_model)
     text = words(f"fit.{fit.state}", epoch=f"{fit.since_epoch or 0:g}")
-    if evidence := _shown_evidence(fit, words):
+    if evidence := _shown_evidence(fit, scores.metric_for_best_model, words):
         text = words("fit.evidence", text=text, evidence=evidence)
     if fit.suggestions:
         return words("fit.try", text=text, override=fit.suggestions[0].override)
     return words("fit.end", text=text)
 
 
-def _shown_evidence(fit: FitVerdict, words: Words) -> str:
+def _shown_evidence(fit: FitVerdict, metric: str, words: Words) -> str:
     """The numbers that say most about this state; the first few where those are not there."""
-    known = {name: plain_number(value) for name, value in fit.evidence.items()}
+    known = {name: _evidence_number(name, value, metric) for name, value in fit.evidence.items()}
     keys = [f"fit.{fit.state}.numbers", f"fit.{fit.state}.score"]
     if fit.state == "still_learning" and fit.evidence.get("validation_loss_fall_at_end", 0.0) <= 0:
         keys = keys[1:]
     for key in keys:
         with contextlib.suppress(KeyError):  # a number or a sentence that this verdict does not have
             return words(key, **known)
-    named = [f"{name} {value}" for name, value in evidence_rows(fit, words)]
+    named = [f"{name} {value}" for name, value in evidence_rows(fit, metric, words)]
     return words.listed(named[:MOST_EVIDENCE])
 
 
-def evidence_rows(fit: FitVerdict, words: Words) -> list[tuple[str, str]]:
-    """`lowest validation loss`, `0.412`, in the order of the verdict; a name without words keeps its own."""
-    return [(words.known("evidence", name), plain_number(value)) for name, value in fit.evidence.items()]
+def evidence_rows(fit: FitVerdict, metric: str, words: Words) -> list[tuple[str, str]]:
+    """`lowest validation loss`, `0.412`, in the order of the verdict; a name without words keeps its own.
+
+    `metric` is the one that chose the epoch.
+    """
+    return [
+        (words.known("evidence", name), _evidence_number(name, value, metric)) for name, value in fit.evidence.items()
+    ]
+
+
+def _evidence_number(name: str, value: float, metric: str) -> str:
+    return number(value, metric) if name in SCORED_EVIDENCE and is_of_text(metric) else plain_number(value)
 
 
 def _is_ahead(scores: Scores, baseline: str) -> bool:
-    metric = compared_metric(scores.metric_for_best_model)
+    metric = tested_metric(scores)
     ours = _value(scores.splits["test"].scores.get(metric))
     theirs = _value(scores.baselines[baseline]["test"].scores.get(metric))
     if ours is None or theirs is None:
@@ -198,8 +248,11 @@ def _is_ahead(scores: Scores, baseline: str) -> bool:
 
 
 def _highest(tests: dict[str, PairedTest]) -> str:
-    rising = greater_is_better(next(iter(tests.values())).metric)
-    return max(tests, key=lambda name: tests[name].second if rising else -tests[name].second)
+    """The best baseline by the metric of the first test; those tested by another do not compare."""
+    metric = next(iter(tests.values())).metric
+    sign = 1 if greater_is_better(metric) else -1
+    alike = [name for name, test in tests.items() if test.metric == metric]
+    return max(alike, key=lambda name: sign * tests[name].second)
 
 
 def _value(score: Score | None) -> float | None:

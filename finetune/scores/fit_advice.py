@@ -78,9 +78,13 @@ def _regularise(settings: FitSettings) -> Advice:
         yield f"training.weight_decay={STRONG_WEIGHT_DECAY:g}", "keeps the weights small"
     if settings.from_scratch and (settings.dropout or 0.0) < STRONG_DROPOUT:
         yield f"model.from_scratch.dropout={STRONG_DROPOUT:g}", "more dropout makes memorising harder"
-    elif not settings.from_scratch and (settings.dropout or 0.0) < MORE_ATTENTION_DROPOUT:
+    elif (
+        not settings.from_scratch
+        and settings.has_attention_dropout
+        and (settings.dropout or 0.0) < MORE_ATTENTION_DROPOUT
+    ):
         yield f"model.attention_dropout={MORE_ATTENTION_DROPOUT:g}", "more dropout makes memorising harder"
-    if not settings.has_augmentation:
+    if settings.has_labels and not settings.has_augmentation:
         yield "augmentation={copies: 1, delete: 0.1, swap: 0.1}", "changed copies of the training documents"
     if (rate := _lower_rate(settings, times=2)) is not None and settings.learning_rate > _usual(settings)[1]:
         yield f"training.learning_rate={rate}", "smaller steps fit the training documents less closely"

@@ -11,18 +11,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.recipe import Recipe
+from finetune.recipe import ClassifierRecipe, Recipe
+from finetune.scores.text_metrics import LOSS_METRICS, TEXT_METRICS
 
 # A step of eight documents jumps by itself: logged losses are merged into blocks of at least so many documents.
 BLOCK_DOCUMENTS = 64
+# Metrics that say of the validation loss nothing that it does not say itself.
+LOSSES = ("log_loss", *LOSS_METRICS)
 
 
 @dataclass(frozen=True)
 class FitSettings:
     """What the training was asked for; decides which suggestions make sense.
 
-    chance_loss: validation loss (nats) of one who knows only how frequent each label is. dropout: what the recipe says,
-    None where the model's own holds. largest_label_share: of the training documents.
+    chance_loss: validation loss (nats) of one who knows only how frequent each label, or each token, is. dropout: what
+    the recipe says, None where the model's own holds. largest_label_share: of the training documents, where they have
+    labels (has_labels). validation_documents: as many documents, each with a loss of its own, as validation is worth.
+    highest_score: of the metric, such as 1 or 100. knows_before: the model could do its task before the training.
     """
 
     num_train_epochs: int
@@ -45,6 +50,10 @@ class FitSettings:
     keeps_best: bool = True
     warmup_steps: float = 0.1
     max_grad_norm: float = 1.0
+    has_labels: bool = True
+    has_attention_dropout: bool = True
+    highest_score: float = 1.0
+    knows_before: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,25 +103,26 @@ def fit_settings(
     *,
     training_documents: int,
     validation_documents: int,
-    label_shares: Sequence[float],
+    label_shares: Sequence[float] = (),
     chance_loss: float,
     stopped_early: bool,
 ) -> FitSettings:
-    """The settings of a recipe. `label_shares`: share of the training documents that carry each label."""
-    training, scratch = recipe.training, recipe.model.from_scratch
+    """The settings of a recipe. `label_shares`: share of the training documents that carry each label, if any."""
+    training, scratch, metric = recipe.training, recipe.model.from_scratch, recipe.training.metric_for_best_model
+    has_labels = isinstance(recipe, ClassifierRecipe)
     return FitSettings(
         num_train_epochs=training.num_train_epochs,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         training_documents=training_documents,
         from_scratch=scratch is not None,
-        has_augmentation=recipe.augmentation is not None,
+        has_augmentation=isinstance(recipe, ClassifierRecipe) and recipe.augmentation is not None,
         stopped_early=stopped_early,
         validation_documents=validation_documents,
         documents_per_step=training.per_device_train_batch_size * training.gradient_accumulation_steps,
         chance_loss=chance_loss,
-        largest_label_share=float(max(label_shares)),
-        has_class_weights=training.class_weights == "balanced",
+        largest_label_share=float(max(label_shares)) if len(label_shares) else None,
+        has_class_weights=isinstance(recipe, ClassifierRecipe) and recipe.training.class_weights == "balanced",
         has_label_smoothing=training.label_smoothing_factor > 0,
         dropout=scratch.dropout if scratch is not None else recipe.model.attention_dropout,
         limit=recipe.data.limit,
@@ -121,6 +131,9 @@ def fit_settings(
         keeps_best=training.load_best_model_at_end,
         warmup_steps=training.warmup_steps,
         max_grad_norm=training.max_grad_norm,
+        has_labels=has_labels,
+        highest_score=TEXT_METRICS[metric].highest if metric in TEXT_METRICS else 1.0,
+        knows_before=scratch is None and not has_labels,
     )
 
 

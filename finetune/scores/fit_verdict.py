@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune.run_files import FitVerdict
 from finetune.scores.fit_advice import suggestions
-from finetune.scores.fit_course import Course, Evaluation, FitSettings, read_course
+from finetune.scores.fit_course import LOSSES, Course, Evaluation, FitSettings, read_course
 
 __all__ = ["FitSettings", "judge_fit"]
 
@@ -32,9 +32,10 @@ TRAINING_MOVE = 0.1
 FLAT = 0.02
 # Still learning: the last quarter of the training brought a tenth of all that was learned ...
 LAST_PART, SHARE_OF_LEARNED = 0.75, 0.1
-# ... or two points of the score, if that is more than the noise of a score of so few documents.
+# ... or two hundredths of the highest score, if that is more than the noise of a score of so few documents.
 LEAST_GAIN = 0.02
-# A score is better than another from one point on, or from a tenth of what it could gain: less is a document or two.
+# A score is better than another from a hundredth of the highest on, or a tenth of what it could gain: less is a
+# document or two.
 SCORE_TIE, TIE_OF_ROOM = 0.01, 0.1
 # A spike regains half of the loss that training began with, and is over when most of that is gone again.
 SPIKE, SPIKE_OVER = 0.5, 0.125
@@ -212,31 +213,35 @@ def _still_learning(course: Course) -> bool:
     if last.loss > _above(course.lowest.loss, _noise(course)):
         return False
     fall = before.loss - last.loss
-    learned = max(course.evaluations[0].loss, course.settings.chance_loss or 0.0) - last.loss
+    # A model that could write before began below the loss of guesses, at about its first evaluation.
+    begin = None if course.settings.knows_before else course.settings.chance_loss
+    learned = max(course.evaluations[0].loss, begin or 0.0) - last.loss
     if last is course.lowest and fall >= max(FLAT * before.loss, SHARE_OF_LEARNED * learned):
         return True
     documents = course.settings.validation_documents
     enough = max(LEAST_GAIN, 1 / math.sqrt(documents) if documents else 0.0)
     gain = None if last.score is None or before.score is None else course.sign * (last.score - before.score)
     # A loss as metric was judged above; a gain of the score counts while it is the best one.
-    return course.metric not in ("loss", "log_loss") and last is course.best and gain is not None and gain >= enough
+    told, highest = course.metric not in LOSSES, course.settings.highest_score
+    return told and last is course.best and gain is not None and gain >= enough * highest
 
 
 def _no_better_than_majority(course: Course) -> bool:
     best = course.best
     if best is None or best.score is None or course.majority is None:
         return False
-    room = 1 - course.majority if course.sign > 0 else course.majority
-    return course.sign * (best.score - course.majority) < min(SCORE_TIE, TIE_OF_ROOM * room)
+    highest = course.settings.highest_score
+    room = highest - course.majority if course.sign > 0 else course.majority
+    return course.sign * (best.score - course.majority) < min(SCORE_TIE * highest, TIE_OF_ROOM * room)
 
 
 def _no_better_than_chance(course: Course) -> bool:
-    """Neither loss nor correlation of any evaluation is better than those of guesses."""
+    """Neither loss nor correlation of any evaluation is better than those of guesses, or than those at the begin."""
     chance = course.settings.chance_loss
+    if course.settings.knows_before and _unmoved(course):
+        return True
     if chance is None:
-        first = course.evaluations[0].loss
-        unmoved = course.lowest.loss >= (1 - FLAT) * first and _training_fall(course) < FLAT
-        return course.majority is None and unmoved
+        return course.majority is None and _unmoved(course)
     known = [each.matthews for each in course.evaluations if each.matthews is not None]
     if course.metric == "roc_auc" and course.best is not None and course.best.score is not None:
         known.append(2 * course.best.score - 1)  # also a correlation: a ranking can be learned before any answer is
@@ -245,14 +250,20 @@ def _no_better_than_chance(course: Course) -> bool:
     return course.lowest.loss >= (1 - FLAT) * chance and max(known, default=0.0) <= guess
 
 
+def _unmoved(course: Course) -> bool:
+    first = course.evaluations[0].loss
+    return course.lowest.loss >= (1 - FLAT) * first and _training_fall(course) < FLAT
+
+
 def is_overconfident(course: Course) -> bool:
     """The score was better after the minimum of the loss than at it: answers improve, probabilities get worse."""
     at_minimum, best = course.lowest, course.best
-    if course.metric in ("loss", "log_loss") or best is None or best.score is None or at_minimum.score is None:
+    if course.metric in LOSSES or best is None or best.score is None or at_minimum.score is None:
         return False
     if _no_better_than_chance(course):
         return False  # macro F1 also rises when a model that knows nothing begins to vary its answers
-    return best.step > at_minimum.step and course.sign * (best.score - at_minimum.score) >= SCORE_TIE
+    tie = SCORE_TIE * course.settings.highest_score
+    return best.step > at_minimum.step and course.sign * (best.score - at_minimum.score) >= tie
 
 
 def _memorised(course: Course) -> bool:

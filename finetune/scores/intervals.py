@@ -70,7 +70,7 @@ def bootstrap_classification(
     references = checked_labels(references, classes=classes, multi_label=multi_label, name="references")
     predictions = checked_labels(predictions, classes=classes, multi_label=multi_label, name="predictions")
     _check_lengths(references, predictions, groups, what="predictions")
-    independent = _independent(len(references), groups)
+    independent = independent_units(len(references), groups)
     if independent < LEAST_EFFECTIVE_GROUPS:
         return {}
 
@@ -117,7 +117,7 @@ def bootstrap_probabilities(
     references = checked_labels(references, classes=classes, multi_label=multi_label, name="references")
     probabilities = checked_probabilities(probabilities, classes=classes, multi_label=multi_label)
     _check_lengths(references, probabilities, groups, what="probabilities")
-    independent = _independent(len(references), groups)
+    independent = independent_units(len(references), groups)
     if independent < LEAST_EFFECTIVE_GROUPS:
         return {}
     truth = references > 0 if multi_label else references[:, None] == np.arange(classes)
@@ -150,10 +150,10 @@ def bootstrap_mean(
     if values.ndim != 1 or not np.isfinite(values).all():
         raise ValueError("values must be one finite number for each document")
     _check_lengths(values, values, groups, what="values")
-    independent = _independent(len(values), groups)
+    independent = independent_units(len(values), groups)
     if independent < LEAST_EFFECTIVE_GROUPS:
         return None
-    units = _summed_units(np.column_stack([values, np.ones(len(values))]), groups)
+    units = summed_units(np.column_stack([values, np.ones(len(values))]), groups)
     found = bootstrap(
         units,
         lambda totals: totals[..., :1] / totals[..., 1:],
@@ -188,7 +188,7 @@ def class_intervals(
     references = checked_labels(references, classes=classes, multi_label=multi_label, name="references")
     predictions = checked_labels(predictions, classes=classes, multi_label=multi_label, name="predictions")
     _check_lengths(references, predictions, groups, what="predictions")
-    independent = _independent(len(references), groups)
+    independent = independent_units(len(references), groups)
     if independent < LEAST_EFFECTIVE_GROUPS:
         return [{} for _ in range(classes)]
     units = _outcome_units(references, predictions, classes=classes, multi_label=multi_label, groups=groups)
@@ -235,7 +235,8 @@ def least_class_groups(references: np.ndarray, groups: np.ndarray, *, classes: i
     return min((effective_groups(groups[members]) for members in columns if members.any()), default=0.0)
 
 
-def _independent(documents: int, groups: np.ndarray | None) -> float:
+def independent_units(documents: int, groups: np.ndarray | None) -> float:
+    """The effective number of what is drawn: documents, or groups."""
     return float(documents) if groups is None else effective_groups(groups)
 
 
@@ -255,7 +256,7 @@ def _outcome_units(
     return Units(sparse.csr_array(membership @ rows), np.ones(membership.shape[0], dtype=np.int64))
 
 
-def _summed_units(rows: np.ndarray, groups: np.ndarray | None) -> Units:
+def summed_units(rows: np.ndarray, groups: np.ndarray | None) -> Units:
     """(n, K) rows of documents -> rows of what is drawn: documents in an order of their own, or groups."""
     if groups is None:
         rows = rows[np.lexsort(rows.T)]
@@ -304,7 +305,7 @@ def _area_interval(
     left_out, areas = 0.0, []
     for column in range(truth.shape[1]):
         placed = _placements(truth[:, column], scores[:, column])
-        rows = _summed_units(placed, groups).rows if groups is not None else placed
+        rows = summed_units(placed, groups).rows if groups is not None else placed
         if ((rows[:, [0, 2]] > 0).sum(axis=0) < LEAST_UNITS_OF_A_CLASS).any():
             return None
         totals = rows.sum(axis=0)

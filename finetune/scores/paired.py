@@ -25,12 +25,25 @@ from finetune.scores.classification import (
     outcome_rows,
     scores_of_totals,
 )
-from finetune.scores.intervals import LEAST_EFFECTIVE_GROUPS, effective_groups
+from finetune.scores.intervals import LEAST_EFFECTIVE_GROUPS, independent_units
+from finetune.scores.text_metrics import LOSS_METRICS, TEXT_METRICS
 
 SIGNIFICANT = 0.05
 LOG_LOSSES = ("log_loss", "loss")
-# A ranking of all documents is no sum over documents; what is tested instead.
-TESTED_INSTEAD = {"roc_auc": "f1_macro"}
+# The direction of every metric of a document, by name; `loss` is that of classifiers and of generators.
+DIRECTIONS: dict[str, bool] = {
+    **GREATER_IS_BETTER,
+    **{name: metric.greater_is_better for name, metric in (TEXT_METRICS | LOSS_METRICS).items()},
+}
+# What is no sum over documents (a ranking or a vocabulary of them all), has no direction, or says the same as another;
+# and what is tested instead.
+TESTED_INSTEAD = {
+    "roc_auc": "f1_macro",
+    "distinct_1": "chrf",
+    "distinct_2": "chrf",
+    "length_ratio": "chrf",
+    "perplexity": "loss",
+}
 # However few the resamples: by 19 randomisations p is never below .05.
 LEAST_RANDOMISATIONS = 1000
 MOST_UNITS_ENUMERATED = 12
@@ -77,29 +90,63 @@ def paired_test(
     one, other = (_checked(judged, references, classes=classes, multi_label=multi_label) for judged in (first, second))
     if len(references) == 0 or (groups is not None and len(groups) != len(references)):
         raise ValueError("there must be documents, and as many groups as documents where there are groups")
-    score = _score(metric, multi_label=multi_label)
-    units = _units(references, one, other, metric=metric, classes=classes, groups=groups, multi_label=multi_label)
-    values = [float(value) for value in _both(_totals(units), score)]
-    mirrored = values[0] < values[1]
-    if mirrored:  # the larger score to the left, so that the same chance meets the same units whichever comes first
-        units = _units(references, other, one, metric=metric, classes=classes, groups=groups, multi_label=multi_label)
-    independent = float(len(references)) if groups is None else effective_groups(groups)
-    low, high = _interval(units, score, independent=independent, resamples=resamples, seed=seed) or (None, None)
-    if mirrored and low is not None and high is not None:
-        low, high = -high, -low
-    only_first, only_second = _only_one_right(references, one.predictions, other.predictions)
+
+    def units(mirrored: bool) -> Units:
+        sides = (other, one) if mirrored else (one, other)
+        return _units(references, *sides, metric=metric, classes=classes, groups=groups, multi_label=multi_label)
+
+    only_one_right = _only_one_right(references, one.predictions, other.predictions)
+    return compare_units(
+        units,
+        _score(metric, multi_label=multi_label),
+        metric=metric,
+        documents=len(references),
+        groups=groups,
+        only_one_right=only_one_right,
+        p_mcnemar=mcnemar(*only_one_right) if groups is None else None,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def compare_units(
+    units_of: Callable[[bool], Units],
+    score: ScoreOfTotals,
+    *,
+    metric: str,
+    documents: int,
+    groups: np.ndarray | None,
+    only_one_right: tuple[int, int],
+    p_mcnemar: float | None = None,
+    resamples: int,
+    seed: int,
+) -> PairedTest:
+    """The test behind every pair, whatever its score is a function of; interval and p as in `paired_test`.
+
+    units_of(mirrored): rows whose left half is added up for first and whose right half for second, or mirrored the
+    other way round. score: (..., K) totals of one half -> (...). only_one_right: documents on which only first is
+    right, or better, and on which only second is.
+    """
+    drawn, side = _larger_to_the_left(units_of, score)
+    larger, other = (float(value) for value in _both(_totals(drawn), score))
+    first, second = (other, larger) if side < 0 else (larger, other)
+    independent = independent_units(documents, groups)
+    low, high = _interval(drawn, score, independent=independent, resamples=resamples, seed=seed) or (None, None)
+    if low is not None and high is not None and side < 1:
+        # A pair that is its own mirror image (0) has an interval that is, too.
+        low, high = (-high, -low) if side < 0 else (min(low, -high), max(high, -low))
     test = PairedTest(
         metric=metric,
-        first=values[0],
-        second=values[1],
-        difference=values[0] - values[1],
+        first=first,
+        second=second,
+        difference=first - second,
         low=low,
         high=high,
-        p=_randomisation_p(units, score, randomisations=max(resamples, LEAST_RANDOMISATIONS), seed=seed),
-        p_mcnemar=mcnemar(only_first, only_second) if groups is None else None,
-        only_first_right=only_first,
-        only_second_right=only_second,
-        documents=len(references),
+        p=_randomisation_p(drawn, score, randomisations=max(resamples, LEAST_RANDOMISATIONS), seed=seed),
+        p_mcnemar=p_mcnemar,
+        only_first_right=only_one_right[0],
+        only_second_right=only_one_right[1],
+        documents=documents,
         groups=None if groups is None else len(np.unique(groups)),
         better=False,
     )
@@ -114,12 +161,14 @@ def is_better(test: PairedTest) -> bool:
 
 def greater_is_better(metric: str) -> bool:
     """The direction is part of a metric's definition, never a setting."""
-    return metric != "loss" and GREATER_IS_BETTER[metric]
+    return DIRECTIONS[metric]
 
 
-def compared_metric(metric: str) -> str:
-    """What a baseline can be compared by: it has no training loss, and log loss says the same of its probabilities."""
-    return "log_loss" if metric == "loss" else metric
+def compared_metric(metric: str, *, generated: bool = False) -> str:
+    """What a baseline can be compared by: a classifier's has no training loss, and log loss says the same of its
+    probabilities. `generated`: of text, where `loss` is what every baseline that has one is scored by.
+    """
+    return "log_loss" if metric == "loss" and not generated else metric
 
 
 def mcnemar(only_first_right: int, only_second_right: int) -> float:
@@ -212,6 +261,26 @@ def _log_losses(references: np.ndarray, judged: Judged, *, classes: int, multi_l
     step = float(np.finfo(np.float64).eps)
     losses: np.ndarray = -np.log(given_to_truth.clip(step, 1 - step)).mean(axis=1)
     return losses
+
+
+def _larger_to_the_left(units_of: Callable[[bool], Units], score: ScoreOfTotals) -> tuple[Units, int]:
+    """(units, side), so that the same chance meets the same units whichever comes first. side: 1 as given, -1 mirrored,
+    0 where both are the same.
+    """
+    units = units_of(False)
+    difference = float(_difference(_totals(units), score))
+    if difference > ROUNDING:
+        return units, 1
+    mirror = units_of(True)
+    if difference < -ROUNDING:
+        return mirror, -1
+    keys = _bytes(units), _bytes(mirror)
+    return (units, int(keys[0] > keys[1])) if keys[0] >= keys[1] else (mirror, -1)
+
+
+def _bytes(units: Units) -> bytes:
+    rows = units.rows if isinstance(units.rows, np.ndarray) else units.rows.toarray()
+    return bytes(rows.tobytes() + units.repeats.tobytes())
 
 
 def _totals(units: Units) -> np.ndarray:

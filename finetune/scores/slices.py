@@ -9,8 +9,10 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import numpy as np
 
+from finetune.data.examples import SLICE_PREFIX
 from finetune.run_files import Score, Slice
 from finetune.scores.classification import COUNTED_NAMES, Scores, score_classification, score_predictions
 from finetune.scores.conditions import conditions_of
@@ -78,13 +80,13 @@ def slice_scores(
     ]
 
 
-def length_members(tokens: np.ndarray, windows: np.ndarray) -> list[Members]:
-    """Documents of one window in up to four parts of about equal size by their tokens, and those of several windows.
+def length_members(tokens: np.ndarray, windows: np.ndarray, *, most_bins: int = LENGTH_BINS) -> list[Members]:
+    """Documents of one window in some parts of about equal size by their tokens, and those of several windows.
 
     tokens, windows: (n,) whole numbers. Empty where all documents would be in one slice.
     """
     single, several = np.flatnonzero(windows <= 1), np.flatnonzero(windows > 1)
-    bins = max(1, min(LENGTH_BINS, len(single) // FEWEST_DOCUMENTS))
+    bins = max(1, min(most_bins, len(single) // FEWEST_DOCUMENTS))
     shares = np.arange(1, bins + 1) / bins
     tops = np.unique(np.quantile(tokens[single], shares, method="inverted_cdf")) if len(single) else np.zeros(0)
     place = np.searchsorted(tops, tokens[single])
@@ -96,6 +98,19 @@ def length_members(tokens: np.ndarray, windows: np.ndarray) -> list[Members]:
     if len(several):
         members.append(Members("length", MANY_WINDOWS, several))
     return members if len(members) > 1 else []
+
+
+def row_members(rows: datasets.Dataset) -> tuple[list[Members], list[str]]:
+    """The slices by group and by each column of evaluation.slices, and a note for each column that makes none."""
+    members, notes = value_members("group", rows["group"][:]), []
+    for column in (each for each in rows.column_names if each.startswith(SLICE_PREFIX)):
+        name = column.removeprefix(SLICE_PREFIX)
+        found = value_members(f"column:{name}", rows[column][:])
+        members += found
+        if not found:
+            why = f"all documents have the same value, or no value has {FEWEST_DOCUMENTS} of them"
+            notes.append(f"evaluation.slices: '{name}' makes no slices: {why}")
+    return members, notes
 
 
 def value_members(by: str, values: Sequence[str | None]) -> list[Members]:

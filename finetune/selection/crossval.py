@@ -17,6 +17,7 @@ import numpy as np
 
 from finetune.errors import RecipeError, listed
 from finetune.progress import Progress
+from finetune.recipe import ClassifierRecipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import FORMAT_VERSION, RunFile, RunInfo
 from finetune.runs import disk_faults, new_run_folder, write_json, write_table
@@ -160,6 +161,9 @@ def summarise(
 def _refuse_recipes(recipes: Sequence[LoadedRecipe]) -> None:
     metrics = {each.name: each.recipe.training.metric_for_best_model for each in recipes}
     for each in recipes:
+        if not isinstance(each.recipe, ClassifierRecipe):
+            what = f"cross-validation is of text-classification, found {each.recipe.task}"
+            raise RecipeError(each.where("task"), what, "Repeat the training instead: finetune train --seeds 5.")
         if each.recipe.data.fold is not None:
             what = "holds out one fold already, and crossval holds out each in turn"
             raise RecipeError(each.where("data", "fold"), what, "Leave it out.")

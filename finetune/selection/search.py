@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune.data.own_functions import own_function_texts
 from finetune.errors import CheckpointError, ModelError, RecipeError, Stopped, TrainingFailed
 from finetune.progress import SILENT, Progress
+from finetune.recipe import ClassifierRecipe
 from finetune.recipe_file import LoadedRecipe, dump_recipe, override, relocate
 from finetune.run_files import FORMAT_VERSION, RunFile, RunInfo, Score, Scores
 from finetune.runs import (
@@ -246,7 +247,7 @@ class _Search:
 
         trial = taken.trial
         run, listener = self.run_of(trial.number), self.study.listener(trial, self.metric, prune=self.space.prune)
-        settings = _pasted(suggested(trial, self.space))
+        settings = _pasted(suggested(trial, self.space, type(self.loaded.recipe)))
         self.progress.say(f"trial {trial.number} ({trial.number + 1} of {self.plan.trials}): {' '.join(settings)}")
         if not run.info.exists():
             one = _trial_recipe(self.loaded, settings)
@@ -345,9 +346,8 @@ def _identity(loaded: LoadedRecipe, space: Search, *, progress: Progress) -> dic
     checked = [check(_trial_recipe(loaded, [one] if one else []), progress=progress) for one in settings or [""]]
     searched = {f"search.space.{name}": values for name, values in space.model_dump(mode="json")["space"].items()}
     identity = {"data": checked[0]["data_fingerprint"][:16], "search.prune": space.prune, **searched}
-    identity["evaluation.calibrate"] = (
-        loaded.recipe.evaluation.calibrate
-    )  # changes probabilities, and with them log_loss
+    if isinstance(loaded.recipe, ClassifierRecipe):  # calibrating changes probabilities, and with them log_loss
+        identity["evaluation.calibrate"] = loaded.recipe.evaluation.calibrate
     return identity | {key: value for key, value in settings_identity(loaded.recipe).items() if key not in space.space}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from finetune.errors import CheckpointError
 from finetune.progress import Progress
+from finetune.recipe import ClassifierRecipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import FORMAT_VERSION, RunFile, RunInfo, Scores
 from finetune.runs import Run, new_run_folder, read_table, write_json
@@ -90,7 +91,7 @@ def train_with_seeds(
         for number, seed in enumerate(seeds, start=1):
             progress.say(f"seed {seed} ({number} of {count}): {folder / 'seeds' / str(seed)}")
             runs[seed] = finished_run(recipes[seed], folder / "seeds" / str(seed), progress=progress)
-            _refuse_other_splits(runs[seed], runs[seeds[0]], with_copies=loaded.recipe.augmentation is not None)
+            _refuse_other_splits(runs[seed], runs[seeds[0]], with_copies=_has_copies(loaded))
         study = summarise(loaded, runs, folder=folder, held=held)
         write_json(folder / SEEDS, study)
     return study, folder
@@ -139,6 +140,11 @@ def _spread(values: Sequence[float | None]) -> SeedsScore:
     same = min(known) == max(known)  # the mean of equal numbers can be another in the last digit
     mean, deviation = (known[0], 0.0) if same else (float(np.mean(known)), float(np.std(known, ddof=1)))
     return SeedsScore(mean=mean, deviation=deviation, values=list(values))
+
+
+def _has_copies(loaded: LoadedRecipe) -> bool:
+    """Whether training documents are augmented, differently with each seed."""
+    return isinstance(loaded.recipe, ClassifierRecipe) and loaded.recipe.augmentation is not None
 
 
 def _refuse_other_splits(run: Run, first: Run, *, with_copies: bool) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from finetune.errors import CheckpointError
+from finetune.recipe import Recipe
 from finetune.recipe_file import searchable_settings
 from finetune.runs import LOCK, disk_faults
 from finetune.search_space import Choice, Range, Search
@@ -204,9 +205,9 @@ class Study:
         return {name: round(share, 4) for name, share in found.items()}, None
 
 
-def suggested(trial: optuna.Trial, space: Search) -> dict[str, Choice]:
+def suggested(trial: optuna.Trial, space: Search, recipe: type[Recipe]) -> dict[str, Choice]:
     """The values to try; of a trial that was taken over, those that it had."""
-    return chosen({name: _suggest(trial, name, values) for name, values in space.space.items()}, space)
+    return chosen({name: _suggest(trial, name, values, recipe) for name, values in space.space.items()}, space)
 
 
 def chosen(params: Mapping[str, Choice], space: Search) -> dict[str, Choice]:
@@ -220,10 +221,10 @@ def chosen(params: Mapping[str, Choice], space: Search) -> dict[str, Choice]:
     return values
 
 
-def _suggest(trial: optuna.Trial, name: str, values: Range | list[Choice]) -> Choice:
+def _suggest(trial: optuna.Trial, name: str, values: Range | list[Choice], recipe: type[Recipe]) -> Choice:
     if not isinstance(values, Range):
         return cast(Choice, trial.suggest_categorical(name, values))
-    if float not in searchable_settings()[name]:
+    if float not in searchable_settings(recipe)[name]:
         step = int(values.step or 1)
         return trial.suggest_int(name, int(values.low), int(values.high), step=step, log=values.log)
     return trial.suggest_float(name, values.low, values.high, step=values.step, log=values.log)

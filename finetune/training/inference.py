@@ -135,20 +135,20 @@ class Share(Sequence[list[list[int]]]):
     """What one of several processes predicts of a lazily read column: process, process + processes, and so on."""
 
     def __init__(self, whole: Sequence[list[list[int]]], *, process: int, processes: int) -> None:
-        self._whole, self._process, self._processes = whole, process, processes
+        self.whole, self._process, self._processes = whole, process, processes
 
     def __len__(self) -> int:
-        return len(range(self._process, len(self._whole), self._processes))
+        return len(range(self._process, len(self.whole), self._processes))
 
     @overload
     def __getitem__(self, key: int) -> list[list[int]]: ...
     @overload
     def __getitem__(self, key: slice) -> Sequence[list[list[int]]]: ...
     def __getitem__(self, key: int | slice) -> list[list[int]] | Sequence[list[list[int]]]:
-        documents = range(self._process, len(self._whole), self._processes)[key]
+        documents = range(self._process, len(self.whole), self._processes)[key]
         if isinstance(documents, int):
-            return self._whole[documents]
-        return self._whole[documents.start : documents.stop : documents.step]
+            return self.whole[documents]
+        return self.whole[documents.start : documents.stop : documents.step]
 
 
 def gathered(part: DocumentPredictions, *, documents: int, processes: int) -> DocumentPredictions:

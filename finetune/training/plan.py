@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from finetune.progress import Progress
-from finetune.recipe import Training
-from finetune.tasks.base import Task
-from finetune.training.batches import DocumentTable
+from finetune.recipe_training import Training
 from finetune.training.checkpoints import Identity
-from finetune.training.inference import DocumentPredictions
+from finetune.training.lessons import Lesson
 from finetune.training.stopping import StopRequest
 
-ScoreDocuments = Callable[[DocumentPredictions], Mapping[str, float | None]]
 OnEvaluation = Callable[[float, Mapping[str, float]], None]
 
 
@@ -28,18 +25,13 @@ class Pruned(Exception):
 class FitPlan:
     """Everything a fit needs. The test split is not among it, and never is.
 
-    `score_validation` turns predictions of the validation documents into named scores. `on_evaluation` is told the
-    epoch and the scores that are defined after each evaluation, by the writing process, and may raise Pruned.
+    `on_evaluation` is told the epoch and the scores that are defined after each evaluation, by the writing process, and
+    may raise Pruned.
     """
 
-    task: Task
+    lesson: Lesson
     settings: Training
     seed: int
-    pad_id: int
-    train: DocumentTable
-    validation: DocumentTable
-    validation_windows: Sequence[list[list[int]]]
-    score_validation: ScoreDocuments
     greater_is_better: bool
     checkpoints: Path
     history: Path
@@ -61,4 +53,5 @@ class FitResult:
     padding_share: float | None = None
     tokens: int = 0
     micro_batches: str = "by length"
+    fill_rate: float | None = None
     notes: list[str] = field(default_factory=list)

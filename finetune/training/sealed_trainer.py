@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
-from finetune.errors import CheckpointError, TrainingFailed
+from finetune.errors import CheckpointError, TrainingFailed, listed
 from finetune.training.checkpoints import (
     STAGING,
     Checkpoint,
@@ -95,6 +95,7 @@ class SealedTrainer(Trainer):
                 "real_tokens": self.real_tokens,
                 "padded_tokens": self.padded_tokens,
                 "seconds": round(time.monotonic() - self.started, 1),
+                **self.plan.lesson.counters,
             },
         )
 
@@ -105,6 +106,7 @@ class SealedTrainer(Trainer):
         self._globalstep_last_logged = int(counters["logged_step"])
         self.real_tokens, self.padded_tokens = int(counters["real_tokens"]), int(counters["padded_tokens"])
         self.started -= counters["seconds"]
+        self.plan.lesson.counters.update({name: counters[name] for name in self.plan.lesson.counters})
         self.saved = standing.name
 
     def refuse_not_finite(self) -> None:
@@ -185,6 +187,13 @@ class SealedTrainer(Trainer):
                 str(best), what, "--resume trains the best again if an older one is left, else --restart."
             )
         super()._load_best_model()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # transformers warns of tied weights, which a checkpoint holds once; the seal tells what is really missing.
+        tied = set(getattr(self.network, "all_tied_weights_keys", None) or ())
+        lost = sorted({*load_result.missing_keys, *load_result.unexpected_keys} - tied)
+        if lost:
+            raise CheckpointError(str(self.plan.checkpoints), f"weights and model do not fit: {listed(lost, 5)}")
 
     def _finalize_training(self, *arguments: Any) -> Any:
         self.refuse_not_finite()

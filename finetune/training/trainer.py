@@ -28,21 +28,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from finetune.errors import RecipeError
-from finetune.recipe import Training
+from finetune.recipe_training import Training
 from finetune.runs import Json, append_json_line, write_json_lines
-from finetune.training.batches import (
-    MICRO_BATCH_TOKENS,
-    PASS_COST_TOKENS,
-    DocumentSampler,
-    Step,
-    collate_step,
-    cut_micro_batches,
-    keyed_seed,
-    of_device,
-    pad_windows,
-)
+from finetune.training.batches import MICRO_BATCH_TOKENS, PASS_COST_TOKENS, DocumentSampler, keyed_seed, of_device
 from finetune.training.checkpoints import Checkpoint
-from finetune.training.inference import DocumentPredictions, Share, gathered, predict_documents
+from finetune.training.lessons import Turn
 from finetune.training.plan import FitPlan, FitResult
 from finetune.training.sealed_trainer import SealedTrainer
 
@@ -96,9 +86,10 @@ class DocumentTrainer(SealedTrainer):
     """A Trainer whose unit is the document. Use `fit`."""
 
     def __init__(self, model: PreTrainedModel, plan: FitPlan, arguments: TrainingArguments) -> None:
-        super().__init__(plan, model=model, args=arguments, train_dataset=plan.train, eval_dataset=plan.validation)
+        examples = plan.lesson.examples
+        super().__init__(plan, model=model, args=arguments, train_dataset=examples, eval_dataset=examples)
         self.sampler = DocumentSampler(
-            documents=len(plan.train),
+            documents=len(examples),
             per_step=self.documents_per_step,
             seed=plan.seed,
             process=arguments.process_index,
@@ -127,9 +118,9 @@ class DocumentTrainer(SealedTrainer):
         # Already this process's part, so accelerate must not shard it again. Its own generator keeps the
         # loader from drawing a worker seed out of the global one.
         return DataLoader(
-            self.plan.train,  # type: ignore[arg-type]
+            self.plan.lesson.examples,
             batch_sampler=self.sampler,
-            collate_fn=collate_step(self.plan.task),
+            collate_fn=self.plan.lesson.collate,
             num_workers=self.args.dataloader_num_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -140,8 +131,7 @@ class DocumentTrainer(SealedTrainer):
         return None  # the step brings its own normaliser
 
     def floating_point_ops(self, inputs: Any) -> int:
-        tokens = sum(len(window) for window in inputs.windows)
-        return 6 * tokens * self.network.num_parameters(exclude_embeddings=True)
+        return 6 * self.plan.lesson.tokens(inputs) * self.network.num_parameters(exclude_embeddings=True)
 
     def _run_epoch(self, *arguments: Any, **named: Any) -> None:
         if self.control.should_training_stop:
@@ -150,48 +140,38 @@ class DocumentTrainer(SealedTrainer):
         super()._run_epoch(*arguments, **named)  # type: ignore[no-untyped-call]
 
     def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward for one optimizer step's documents, a Step.
+        """Forward and backward for one optimizer step, as the lesson collated it.
 
         Returns this process's share of the loss times the number of processes, so that the mean over processes,
-        which both the log and DistributedDataParallel take, is the mean over the step's documents.
+        which both the log and DistributedDataParallel take, is the loss of the whole step.
         """
         model.train()
         torch.manual_seed(keyed_seed(self.plan.seed, self.state.global_step, self.args.process_index))
-        scale = self.args.world_size / inputs.normaliser
+        scale = self.args.world_size / self.plan.lesson.normaliser(inputs)
         total = torch.zeros((), device=self.args.device)
         groups = self._groups(inputs)
         for number, group in enumerate(groups):
             exchange = contextlib.nullcontext() if number == len(groups) - 1 else self.accelerator.no_sync(model)
             with exchange:
-                loss = self._weighted_loss(model, inputs, group) * scale
+                with self.compute_loss_context_manager():
+                    loss = self.plan.lesson.loss(model, inputs, group) * scale
                 self.accelerator.backward(loss)
             total += loss.detach()
         if not torch.isfinite(total):
             raise self.not_finite("loss")
         return total
 
-    def _groups(self, step: Step) -> list[list[int]]:
-        lengths = [len(window) for window in step.windows]
-        if self.whole_batches:
-            groups = [list(range(len(lengths)))]
-        else:
-            groups = cut_micro_batches(
-                lengths,
-                budget_tokens=self.plan.settings.tokens_per_micro_batch
-                or of_device(MICRO_BATCH_TOKENS, self.args.device),
-                pass_cost_tokens=of_device(PASS_COST_TOKENS, self.args.device),
-            )
-        self.real_tokens += sum(lengths)
-        self.padded_tokens += sum(len(group) * max(lengths[index] for index in group) for group in groups)
+    def _groups(self, step: Any) -> list[Any]:
+        lesson, device = self.plan.lesson, self.args.device
+        groups = lesson.groups(
+            step,
+            budget_tokens=self.plan.settings.tokens_per_micro_batch or of_device(MICRO_BATCH_TOKENS, device),
+            pass_cost_tokens=of_device(PASS_COST_TOKENS, device),
+            whole=self.whole_batches,
+        )
+        self.real_tokens += lesson.tokens(step)
+        self.padded_tokens += sum(lesson.padded_tokens(step, group) for group in groups)
         return groups
-
-    def _weighted_loss(self, model: torch.nn.Module, step: Step, group: list[int]) -> torch.Tensor:
-        device = self.args.device
-        batch = pad_windows([step.windows[index] for index in group], pad_id=self.plan.pad_id)
-        with self.compute_loss_context_manager():
-            logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
-        losses = self.plan.task.training_losses(logits.float(), step.targets[group].to(device))
-        return (losses * step.weights[group].to(device)).sum()
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
@@ -204,38 +184,32 @@ class DocumentTrainer(SealedTrainer):
 
     def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **named: Any) -> dict[str, float]:
         """Scores of the validation documents, from all processes' predictions; NaN where a score is undefined."""
-        predictions = self.predict_validation()
-        if predictions.loss is not None and not math.isfinite(predictions.loss):
+        scores = self.plan.lesson.evaluate(self.network, self.turn())
+        loss = scores["loss"]
+        if loss is not None and not math.isfinite(loss):
             raise self.not_finite("validation loss")
-        scores = {"loss": predictions.loss, **self.plan.score_validation(predictions)}
         metrics = {f"{metric_key_prefix}_{name}": math.nan if v is None else float(v) for name, v in scores.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.tell_evaluation({name: float(value) for name, value in scores.items() if value is not None})
         return metrics
 
-    def predict_validation(self) -> DocumentPredictions:
-        plan, rank, world = self.plan, self.args.process_index, self.args.world_size
-        mine = Share(plan.validation_windows, process=rank, processes=world)
-        bar = plan.progress.bar(total=len(mine), desc="evaluating", unit="document", leave=False)
+    def turn(self) -> Turn:
+        """An evaluation of the model as it stands, as this process sees it."""
+        world = self.args.world_size
+        return Turn(
+            process=self.args.process_index,
+            processes=world,
+            step=self.state.global_step,
+            epoch=float(self.state.epoch or 0.0),
+            progress=self.plan.progress,
+            # Several processes finish their chunks at different times, and stop after the next step.
+            check=self.stop_if_asked if world == 1 else _unchecked,
+        )
 
-        def on_documents(count: int) -> None:
-            bar.update(count)
-            if world == 1:  # several processes finish their chunks at different times, and stop after the next step
-                self.stop_if_asked()
 
-        try:
-            part = predict_documents(
-                self.network,
-                mine,
-                task=plan.task,
-                pad_id=plan.pad_id,
-                labels=plan.validation.labels[rank::world],
-                on_documents=on_documents,
-            )
-        finally:
-            bar.close()
-        return part if world == 1 else gathered(part, documents=len(plan.validation), processes=world)
+def _unchecked() -> None:
+    """Nobody may leave an evaluation alone."""
 
 
 class FollowRun(TrainerCallback):
@@ -326,7 +300,8 @@ def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = No
         steps=state.global_step,
         padding_share=1 - trainer.real_tokens / trainer.padded_tokens if trainer.padded_tokens else None,
         tokens=trainer.real_tokens,
-        micro_batches="plain" if trainer.whole_batches else "by length",
+        micro_batches="plain" if trainer.whole_batches else plan.lesson.micro_batches,
+        fill_rate=plan.lesson.fill_rate,
         notes=notes,
     )
 

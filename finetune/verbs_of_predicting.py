@@ -1,0 +1,127 @@
+"""`finetune predict`: labels for new texts, and written texts for prompts.
+
+As in verbs.py, heavy imports wait until nothing more can be refused without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import InputError, RecipeError
+from finetune.generation_options import OPTIONS, as_options, check_changes
+from finetune.progress import write
+from finetune.recipe_file import load_recipe
+from finetune.saved_models import saved_model, saved_task
+from finetune.verbs import progress_of
+
+WRITERS = ("text-generation", "seq2seq")
+SHOWN_CHARACTERS = 60
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    file_options = arguments.output or arguments.column or arguments.encoding or arguments.force
+    if not arguments.input and file_options:
+        what = "--output, --column, --encoding and --force go with --input"
+        raise RecipeError("command line", what, "Leave them out.")
+    task = _task(Path(arguments.run_folder).expanduser())
+    changes = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
+    if task in WRITERS:
+        if arguments.text:
+            raise RecipeError("--text", f"{arguments.run_folder} is for {task}, and labels no text", "Write --prompt.")
+        try:
+            return _write(arguments, changes)
+        except InputError as error:
+            raise as_options(error) from error
+    if arguments.prompt:
+        raise RecipeError("--prompt", f"{arguments.run_folder} is for {task}, and writes no text", "Write --text.")
+    if changes:
+        what = f"is about texts to be written, and {arguments.run_folder} is for {task}"
+        raise RecipeError(OPTIONS[next(iter(changes))], what, "Leave it out.")
+    return _label(arguments)
+
+
+def _task(target: Path) -> str:
+    """What the model does, before anything heavy is imported. Raises CheckpointError, or RecipeError for a recipe."""
+    if target.is_file() and target.suffix.lower() in (".yaml", ".yml"):
+        return load_recipe(target).recipe.task
+    return saved_task(saved_model(target)) or "text-classification"
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    from finetune.prediction_files import predict_file, predict_texts
+
+    progress = progress_of(arguments)
+    if arguments.text:
+        rows = predict_texts(arguments.run_folder, arguments.text, progress=progress)
+        for row in rows:
+            write(sys.stdout, json.dumps(row, ensure_ascii=False) if arguments.json else _prediction_line(row))
+        return 0
+    written = predict_file(
+        arguments.run_folder,
+        Path(arguments.input),
+        output=Path(arguments.output) if arguments.output else None,
+        text_column=arguments.column,
+        encoding=arguments.encoding,
+        force=arguments.force,
+        progress=progress,
+    )
+    return _show(written, arguments)
+
+
+def _write(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
+    check_changes(changes)
+    from finetune.writing_files import Writer, write_for_file, write_for_prompts
+
+    progress = progress_of(arguments)
+    writer = Writer(arguments.run_folder, changes=changes)
+    if arguments.prompt:
+        shown = None if arguments.json else _Shown(arguments.prompt)
+        rows = write_for_prompts(writer, arguments.prompt, on_text=shown, progress=progress)
+        return 0 if shown is not None else _show(rows, arguments)
+    written = write_for_file(
+        writer,
+        Path(arguments.input),
+        output=Path(arguments.output) if arguments.output else None,
+        column=arguments.column,
+        encoding=arguments.encoding,
+        force=arguments.force,
+        progress=progress,
+    )
+    return _show(written, arguments)
+
+
+def _show(written: Path | list[dict[str, Any]], arguments: argparse.Namespace) -> int:
+    """The rows as JSON, or where they are."""
+    if isinstance(written, Path):
+        progress_of(arguments).say(f"predictions are in {written}")
+    else:
+        for row in written:
+            write(sys.stdout, json.dumps(row, ensure_ascii=False))
+    return 0
+
+
+class _Shown:
+    """Texts on stdout as they are written; where there are several, each below its prompt."""
+
+    def __init__(self, prompts: list[str]) -> None:
+        self._prompts, self._begun = prompts, 0
+
+    def __call__(self, number: int, text: str) -> None:
+        if number == self._begun:
+            self._begun += 1
+            if len(self._prompts) > 1:
+                line = " ".join(self._prompts[number].split())
+                shortened = line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1] + "…"
+                write(sys.stdout, ("\n" if number else "") + f"[{number + 1}] {shortened}")
+        write(sys.stdout, text or "\n", end="")
+
+
+def _prediction_line(row: dict[str, Any]) -> str:
+    label = row["label"] if isinstance(row["label"], str) else ", ".join(row["label"]) or "(none)"
+    best = max(row["probabilities"].items(), key=lambda item: float(item[1]))
+    decided = f"\t(of {row['windows']} windows, this decided: {row['passage']})" if "passage" in row else ""
+    return f"{label}\t{best[1]:.3f}\t{row['text']}{decided}"
