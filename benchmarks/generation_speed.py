@@ -42,7 +42,8 @@ def main() -> int:
     os.environ.update(OMP_NUM_THREADS=str(options.threads), HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     from machine import describe_machine
 
-    result: dict[str, Any] = {**describe_machine(), "settings": {**vars(options), "output": None}, "shapes": {}}
+    settings = {name: value for name, value in vars(options).items() if name != "output"}
+    result: dict[str, Any] = {**describe_machine(), "settings": settings, "shapes": {}}
     for shape in ("gpt2", "t5"):
         result["shapes"][shape] = _measure(shape, options)
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -286,14 +286,15 @@ def _train_ours(
     losses, padded = [], []
     for start in range(0, len(sequences), options.batch):
         step = [Tokens(ids, [True] * len(ids)) for ids in sequences[start : start + options.batch]]
-        learnt = sum(len(sequence.ids) - 1 for sequence in step)
+        # As the Trainer counts them: the first tokens too, though nothing predicts them.
+        counted = sum(len(sequence.ids) for sequence in step)
         total = 0.0
         padded.append(0)
         for batch in causal_batches(
             step, attention=attention, pad_id=PAD,
             budget_tokens=MICRO_BATCH_TOKENS["cpu"], pass_cost_tokens=PASS_COST_TOKENS["cpu"],
         ):  # fmt: skip
-            loss = token_losses(model, batch, head=head).sum() / learnt
+            loss = token_losses(model, batch, head=head).sum() / counted
             loss.backward()
             total += float(loss.detach())
             padded[-1] += batch.padded_tokens

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from finetune.report.many_sentences import crossval_sentences, seeds_sentences
+from finetune.report.parts import MORE_TEXT_HEADLINES, headline_metrics, is_written
+from finetune.report.sentences import plain_score
 from finetune.selection.crossval import CrossValidation
 from finetune.selection.fold_scores import FoldsScore, RecipeResult, ResampledTest
 from finetune.selection.seeds import SeedStudy
@@ -32,10 +35,12 @@ def render_crossval(result: CrossValidation, folder: Path) -> str:
 def render_seeds(study: SeedStudy, folder: Path) -> str:
     """The whole screen: mean and deviation, baselines, every seed, notes."""
     names = [name for name in HEADLINES if name in study.scores]
-    means = [["mean", *(_cell(study.scores[name].mean) for name in names)]]
-    means.append(["deviation", *(_cell(study.scores[name].deviation) for name in names)])
-    means += [[name, *(_cell(scores.get(each)) for each in names)] for name, scores in study.baselines.items()]
-    rows = [[f"seed {run.seed}", _cell(run.best_epoch, "g"), *(_cell(run.scores[name]) for name in names)]
+    if is_written(study.scores):
+        names = list(dict.fromkeys([*headline_metrics(study.metric, study.scores), *MORE_TEXT_HEADLINES]))
+    means = [["mean", *(plain_score(study.scores[name].mean, name) for name in names)]]
+    means.append(["deviation", *(_deviation(study.scores[name].deviation, name) for name in names)])
+    means += [[name, *(_theirs(scores, each) for each in names)] for name, scores in study.baselines.items()]
+    rows = [[f"seed {run.seed}", _cell(run.best_epoch, "g"), *(plain_score(run.scores[name], name) for name in names)]
             for run in study.runs]  # fmt: skip
     parts = [
         "\n".join(seeds_sentences(study)),
@@ -46,6 +51,16 @@ def render_seeds(study: SeedStudy, folder: Path) -> str:
         f"Folder: {folder}",
     ]
     return "\n\n".join(parts)
+
+
+def _deviation(value: float | None, metric: str) -> str:
+    """Of a perplexity to two places, however large it is."""
+    return plain_score(value, None if metric == "perplexity" else metric)
+
+
+def _theirs(scores: Mapping[str, float | None], metric: str) -> str:
+    """Empty for a baseline that has no such score."""
+    return plain_score(scores[metric], metric) if metric in scores else ""
 
 
 def _of_recipe(recipe: RecipeResult, metric: str, *, named: bool) -> str:

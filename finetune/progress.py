@@ -5,6 +5,7 @@ stdout is for results. Texts that the terminal cannot show are escaped instead o
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -69,5 +70,15 @@ def write(stream: TextIO, text: str, *, end: str = "\n") -> None:
     """A line. Control characters, and what the stream's encoding lacks, are shown as escapes that JSON reads too."""
     encoding = stream.encoding or "utf-8"
     text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding) + end)
+    if not _fits(text, encoding):
+        text = "".join(each if _fits(each, encoding) else json.dumps(each)[1:-1] for each in text)
+    stream.write(text + end)
     stream.flush()
+
+
+def _fits(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True

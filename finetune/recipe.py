@@ -33,7 +33,7 @@ DEFAULT_TEXT_BASELINES: dict[Form, list[TextBaselineName]] = {
 FORM_WORDS: dict[Form, str] = {
     "text": "plain text", "pairs": "prompts and completions", "chat": "chats", "seq2seq": "sources and targets",
 }  # fmt: skip
-BleuTokenizer = Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores200"]
+BleuTokenizer = Literal["13a", "zh", "ja-mecab", "ko-mecab", "intl", "char", "none", "flores101", "flores200"]
 
 
 class Windows(Section):
@@ -228,7 +228,11 @@ class Report(Section):
 
     language: Literal["en", "zh"] = Field("en", description="English or Chinese.")
     examples: WholeNumber = Field(
-        10, ge=0, le=100, description="Texts shown of each kind of mistake; 0 keeps every text out of the run folder."
+        10,
+        ge=0,
+        le=100,
+        description="Texts shown of each kind of mistake; 0 keeps every text out of the run folder, "
+        "but for predictions/ of written text.",
     )
 
 

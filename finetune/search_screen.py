@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.report.many_sentences import winner_scores
-from finetune.report.sentences import score_text, verdict_sentences
+from finetune.report.sentences import plain_score, score_text, verdict_sentences
 from finetune.search_space import Choice
 from finetune.selection.search import SearchResult, TrialRow
 from finetune.summary import table
@@ -19,10 +19,11 @@ def render_search(result: SearchResult, folder: Path) -> str:
     """The whole screen; `folder` is that of the search."""
     winner = next(trial for trial in result.trials if trial.number == result.winner)
     test, scores = result.test[result.metric], winner_scores(result, folder)
-    chosen = f"Chosen by {result.metric} on validation: {_number(winner.value)}, optimistic, because it is the best of"
+    value = plain_score(winner.value, result.metric)
+    chosen = f"Chosen by {result.metric} on validation: {value}, optimistic, because it is the best of"
     parts = [
         verdict_sentences(scores)[0] if scores is not None else "",
-        f"Trial {result.winner} wins: test {result.metric} {score_text(test)} ({test.n:,} documents).\n"
+        f"Trial {result.winner} wins: test {result.metric} {score_text(test, result.metric)} ({test.n:,} documents).\n"
         f"{chosen} {len(result.trials)} trials.",
         _trials(result),
         _importance(result),
@@ -50,7 +51,7 @@ def _trials(result: SearchResult) -> str:
         [
             f"{trial.number}" + (" *" if trial.number == result.winner else ""),
             trial.status,
-            _number(trial.value),
+            plain_score(trial.value, result.metric),
             _plain(trial.best_epoch),
             _plain(trial.epochs),
             "n/a" if trial.seconds is None else f"{trial.seconds:.0f}",
@@ -76,10 +77,6 @@ def _last_words(names: Sequence[str]) -> list[str]:
     """`learning_rate` for training.learning_rate, where no other setting ends in the same word."""
     words = [name.split(".")[-1] for name in names]
     return [word if words.count(word) == 1 else name for name, word in zip(names, words, strict=True)]
-
-
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
 
 
 def _plain(value: Choice | None) -> str:

@@ -6,12 +6,10 @@ and not a search.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, get_args
+from typing import TextIO
 
 from finetune.data.guess import (
     FEWEST_ROWS_OF_A_CLASS,
@@ -20,15 +18,23 @@ from finetune.data.guess import (
     cautions,
     is_named_like_a_group,
 )
-from finetune.data.text_steps import visible
-from finetune.errors import DataError, Problem, RecipeError, did_you_mean, listed
+from finetune.errors import DataError, Problem, listed
 from finetune.progress import write
 from finetune.recipe import TaskName
+from finetune.recipe_lines import (
+    UNSPACED,
+    as_comment,
+    frequent_languages,
+    scalar,
+    shown,
+    source_line,
+    tokens_of,
+    told_languages,
+    window_for,
+)
 
 NONE = "-"  # the answer for no group
-SECOND_LANGUAGE = 0.15  # share of texts from which one language's model is not enough
 IMBALANCE = 2.0  # rows of the most frequent class for one of the rarest
-WINDOW_SIZES = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,11 @@ class Choices:
 
 
 def ask(guess: Guess, flags: Mapping[str, str | None], stdin: TextIO, stderr: TextIO, *, yes: bool = False) -> Choices:
-    """A choice for each column: the flag (`text`, `label`, `group`, `task`), else an answer, else the guess.
+    """A choice for each column: the flag (`text`, `label`, `group`), else an answer, else the guess.
 
     Questions are asked where stdin is a terminal, unless `yes`; elsewhere the guesses are taken and said.
     Raises DataError when nothing fits and nobody says what to take, or a named column is not there.
     """
-    task = _task(flags.get("task"))
     asking = stdin.isatty() and not yes
     if asking:
         for line in (*describe(guess), *map(str, guess.problems)):
@@ -68,7 +73,7 @@ def ask(guess: Guess, flags: Mapping[str, str | None], stdin: TextIO, stderr: Te
     text, label = answers["text"], answers["label"]
     assert text is not None and label is not None
     unused = [name for name in guess.ids if name not in answers.values()]
-    choices = Choices(task, text, label, answers["group"], unused[0] if unused else None)
+    choices = Choices("text-classification", text, label, answers["group"], unused[0] if unused else None)
     if not asking:
         write(stderr, _taken(guess, choices))
     return choices
@@ -78,8 +83,8 @@ def describe(guess: Guess) -> list[str]:
     """The table in a few lines: rows, and for each column what it holds."""
     lines = [f"{guess.path.name}: {_rows(guess)}, {len(guess.columns)} columns", *guess.notes]
     for column in guess.columns:
-        example = f", for example {_shown(column.sample[0], 40)}" if column.sample else ""
-        lines.append(f"  {_shown(column.name)}: {column.kind}, {column.distinct:,} different values{example}")
+        example = f", for example {shown(column.sample[0], 40)}" if column.sample else ""
+        lines.append(f"  {shown(column.name)}: {column.kind}, {column.distinct:,} different values{example}")
     return lines
 
 
@@ -99,15 +104,6 @@ def write_recipe(guess: Guess, path: Path, *, choices: Choices) -> str:
     return "\n".join(parts)
 
 
-def _task(named: str | None) -> TaskName:
-    known = get_args(TaskName)
-    if named is not None and named not in known:
-        do = did_you_mean(named, known) or f"Choose one of: {listed(known)}."
-        raise RecipeError("--task", f"'{named}' is not a task of today", do)
-    task: TaskName = known[0]
-    return task
-
-
 def _problems(guess: Guess) -> list[tuple[Problem, str]]:
     """Each problem of the guess with the role, and flag, that would solve it."""
     missing = [role for role, found in (("text", guess.text), ("label", guess.label)) if found is None]
@@ -121,7 +117,7 @@ def _answer(
     offered = default or (NONE if role == "group" else "")
     more = f" ({NONE} for none)" if role == "group" else ""
     while True:
-        stderr.write(f"{role} column{more}{f' [{_shown(offered)}]' if offered else ''}: ")
+        stderr.write(f"{role} column{more}{f' [{shown(offered)}]' if offered else ''}: ")
         stderr.flush()
         line = stdin.readline()
         try:
@@ -147,27 +143,27 @@ def _checked(guess: Guess, role: str, name: str | None, *, taken: list[str]) -> 
 
 
 def _taken(guess: Guess, choices: Choices) -> str:
-    columns = f"text is {_shown(choices.text)}, label is {_shown(choices.label)}"
-    group = f"group is {_shown(choices.group)}" if choices.group else "no group"
+    columns = f"text is {shown(choices.text)}, label is {shown(choices.label)}"
+    group = f"group is {shown(choices.group)}" if choices.group else "no group"
     name = guess.path.name
     return f"{name}: {_rows(guess)}; {columns}, {group}. Others are named with --text, --label and --group."
 
 
 def _head(guess: Guess, path: Path, *, text: ColumnFacts, label: ColumnFacts) -> str:
     lines = [
-        f"Which {_shown(label.name)} does a {_shown(text.name)} have?   finetune train {_shown(path.name)}",
+        f"Which {shown(label.name)} does a {shown(text.name)} have?   finetune train {shown(path.name)}",
         "",
-        f"Written by finetune init after a look at {_shown(guess.path.name)}: {_rows(guess)}. Every line is a",
+        f"Written by finetune init after a look at {shown(guess.path.name)}: {_rows(guess)}. Every line is a",
         "proposal; finetune check says whether they fit together.",
-        *(f"Look at this first: {_shown(each, 300)}." for each in cautions(guess, text=text.name, label=label.name)),
+        *(f"Look at this first: {shown(each, 300)}." for each in cautions(guess, text=text.name, label=label.name)),
     ]
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    return as_comment(lines)
 
 
 def _model(text: ColumnFacts) -> str:
     """A pretrained model for the language, and the block that needs no download."""
     choice = _model_for(text)
-    tokenizer = "characters" if UNSPACED & set(_languages(text)) else "wordpiece"
+    tokenizer = "characters" if UNSPACED & set(frequent_languages(text.languages)) else "wordpiece"
     return (
         f"model: {{name: {choice.name}}}  # {choice.why}\n"
         f"# {choice.instead}\n"
@@ -179,24 +175,23 @@ def _model(text: ColumnFacts) -> str:
 
 
 def _data(guess: Guess, path: Path, *, choices: Choices, text: ColumnFacts, label: ColumnFacts) -> str:
-    source = Path(os.path.relpath(guess.path.resolve(), path.parent.resolve())).as_posix()
     lines = [
         "data:",
-        f"  source: {_scalar(source)}  # relative to this recipe",
+        source_line(guess.path, path),
         "  columns:",
-        f"    text: {_scalar(text.name)}  # {text.distinct:,} different texts, half of them up to "
+        f"    text: {scalar(text.name)}  # {text.distinct:,} different texts, half of them up to "
         f"{text.median_characters:,} characters, 95 of 100 up to {text.p95_characters:,}",
-        f"    label: {_scalar(label.name)}  # {_classes(label)}",
+        f"    label: {scalar(label.name)}  # {_classes(label)}",
     ]
     if choices.group:
         group = guess.column(choices.group)
         why = f"{group.distinct:,} different values: rows of one value stay in one split, or the score flatters"
-        lines.append(f"    group: {_scalar(group.name)}  # {why}")
+        lines.append(f"    group: {scalar(group.name)}  # {why}")
     for name in [name for name in guess.groups if name != choices.group][:3]:
         why = f"{guess.column(name).distinct:,} different values: instead, if rows of one belong together"
-        lines.append(f"    # group: {_scalar(name)}  # {why}")
+        lines.append(f"    # group: {scalar(name)}  # {why}")
     if choices.id:
-        lines.append(f"    id: {_scalar(choices.id)}  # different in every row; names rows in predictions and reports")
+        lines.append(f"    id: {scalar(choices.id)}  # different in every row; names rows in predictions and reports")
     if label.kind == "list":
         lines.append("  multi_label: true  # a row has a list of labels")
     return "\n".join([*lines, f"  split: {_split(guess, label)}", ""])
@@ -214,10 +209,9 @@ def _split(guess: Guess, label: ColumnFacts) -> str:
 
 def _windows(text: ColumnFacts) -> str:
     """The smallest window that holds most documents whole; a longer document becomes several."""
-    shares = [TOKENS_PER_CHARACTER.get(language, OTHER_TOKENS_PER_CHARACTER) for language in _languages(text)]
-    tokens = round(text.p95_characters * max(shares, default=OTHER_TOKENS_PER_CHARACTER)) + 2
-    size = next((size for size in WINDOW_SIZES if size >= 1.1 * tokens), WINDOW_SIZES[-1])
-    fits = "most fit whole" if size >= 1.1 * tokens else "the longer ones become overlapping windows"
+    tokens = tokens_of(text.p95_characters, frequent_languages(text.languages))
+    size, whole = window_for(tokens)
+    fits = "most fit whole" if whole else "the longer ones become overlapping windows"
     why = f"95 of 100 documents have up to about {tokens:,} tokens: {fits}"
     return f"windows: {{max_tokens: {size}, stride: {size // 4}}}  # {why}\n"
 
@@ -249,8 +243,8 @@ def _classes(label: ColumnFacts) -> str:
     least, fewest = rows[-1]
     total = sum(label.counts.values())
     return (
-        f"{label.distinct:,} classes; most frequent {_shown(most, 30)} with {count / total:.1%}, "
-        f"rarest {_shown(least, 30)} with {fewest:,} rows"
+        f"{label.distinct:,} classes; most frequent {shown(most, 30)} with {count / total:.1%}, "
+        f"rarest {shown(least, 30)} with {fewest:,} rows"
     )
 
 
@@ -262,14 +256,9 @@ class _ModelChoice:
     instead: str
 
 
-def _languages(text: ColumnFacts) -> dict[str, float]:
-    """The languages that a model for this column should know, with their shares."""
-    return {code: share for code, share in text.languages.items() if share >= SECOND_LANGUAGE}
-
-
 def _model_for(text: ColumnFacts) -> _ModelChoice:
-    shares = _languages(text)
-    told = " and ".join(f"{LANGUAGES.get(code, f'of language {code}')} ({share:.0%})" for code, share in shares.items())
+    shares = frequent_languages(text.languages)
+    told = told_languages(shares)
     if list(shares) == ["en"]:
         why = f"the texts are {told}; small and fast"
         instead = "Larger, slower, often better: google-bert/bert-base-uncased, with learning_rate 2.0e-5."
@@ -286,27 +275,4 @@ def _rows(guess: Guess) -> str:
     return f"{guess.rows:,} rows" if guess.is_whole else f"more than {guess.rows:,} rows (only these were seen)"
 
 
-def _shown(text: str, most: int = 80) -> str:
-    """A name or value inside a comment: on one line, shortened, with what does not show as its escape."""
-    return visible(text, most)
-
-
-def _scalar(text: str) -> str:
-    """A YAML scalar that reads back as this text: plain where nothing can be mistaken, else in quotes."""
-    if _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS:
-        return text
-    quoted = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text)
-    return f'"{quoted}"'
-
-
-_PLAIN = re.compile(r"[^\W\d][\w./-]*|\.\./[\w./-]*\w")
-_YAML_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
-UNSPACED = {"zh", "ja"}
-LANGUAGES = {
-    "en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "de": "German", "fr": "French",
-    "es": "Spanish", "it": "Italian", "pt": "Portuguese", "ru": "Russian", "nl": "Dutch", "ar": "Arabic",
-}  # fmt: skip
-# Rounded up from multilingual and English word pieces on news text; a guess for the window size, not a count.
-TOKENS_PER_CHARACTER = {"en": 0.25, "zh": 1.0, "ja": 0.8, "ko": 0.7}
-OTHER_TOKENS_PER_CHARACTER = 0.4
 EPOCHS_FOR_ROWS = ((2_000, 5), (20_000, 3), (100_000, 2))  # fewer rows than this -> epochs

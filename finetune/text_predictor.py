@@ -135,20 +135,39 @@ class TextPredictor:
         changed = {"generation": changed_generation(self.settings.generation, changes)}
         settings = self.settings.model_copy(update=changed)
         rows = self._encoded(self._cleaned(prompts, origins), settings, origins)
-        shots, written = _shots(settings), list[WrittenText]()
-        for group in [range(len(rows))] if on_text is None else [range(n, n + 1) for n in range(len(rows))]:
-            stream = None if on_text is None else _Stream(self.model, shots, group[0], on_text)
-            texts = generate(
-                self.model.network, [rows[n].source or rows[n].prompt for n in group], keys=list(group),
-                settings=generation_settings(settings.generation), pad_id=self.model.pad_id, eos_ids=self.model.end_ids,
-                on_documents=on_documents, on_token=stream,
-            ) if group else []  # fmt: skip
-            for number, made in zip(group, texts, strict=True):
-                text, has_ended = few_shot_answer(decoded(self.model, made.ids), shots)
-                cut, row = made.cut and not has_ended, rows[number]
-                written.append(WrittenText(text, len(made.ids), cut, row.prompt_cut or row.tokens_cut))
-                if stream is not None:
-                    stream.end(text)
+        if on_text is None:
+            return self._written(rows, range(len(rows)), settings, on_documents)
+        written: list[WrittenText] = []
+        for number in range(len(rows)):
+            stream = _Stream(self.model, _shots(settings), number, on_text)
+            written += self._written(rows, [number], settings, on_documents, on_token=stream)
+            stream.end(written[-1].text)
+        return written
+
+    def _written(
+        self,
+        rows: Sequence[Row],
+        numbers: Sequence[int],
+        settings: WriterSettings,
+        on_documents: Callable[[int], None],
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[WrittenText]:
+        """The texts for the rows of these numbers, which also are the keys of what is drawn, as in an evaluation."""
+        made = generate(
+            self.model.network,
+            [rows[number].source or rows[number].prompt for number in numbers],
+            settings=generation_settings(settings.generation),
+            pad_id=self.model.pad_id,
+            eos_ids=self.model.end_ids,
+            keys=list(numbers),
+            on_documents=on_documents,
+            on_token=on_token,
+        )
+        written = []
+        for number, one in zip(numbers, made, strict=True):
+            text, has_ended = few_shot_answer(decoded(self.model, one.ids), _shots(settings))
+            unread = rows[number].prompt_cut or rows[number].tokens_cut
+            written.append(WrittenText(text, len(one.ids), one.cut and not has_ended, unread))
         return written
 
     def _cleaned(self, prompts: Sequence[Prompt], origins: Sequence[str]) -> list[str]:
@@ -196,10 +215,7 @@ def checked_prompts(prompts: Sequence[Prompt], origins: Sequence[str], *, form: 
     problems, texts = Collector(DataError), []
     for prompt, origin in zip(prompts, origins, strict=True):
         try:
-            is_chat = form == "chat" and prompt
-            text = chat_text(divided_chat(prompt, answered=False)[0]) if is_chat else prompt or ""
-            if not isinstance(text, str):
-                raise ChatFault("the prompt is no text", "Chats are for models that learnt from chats.")
+            text = _text_of(prompt, form=form)
             text.encode()
         except ChatFault as fault:
             problems.add(origin, fault.what, fault.do)
@@ -211,6 +227,17 @@ def checked_prompts(prompts: Sequence[Prompt], origins: Sequence[str], *, form: 
     problems.raise_if_any()
     _refuse_empty(texts, origins, form=form)
     return texts
+
+
+def _text_of(prompt: Prompt, *, form: Form) -> str:
+    """Empty for what is missing. Raises ChatFault."""
+    if not prompt or (isinstance(prompt, str) and form == "chat" and not prompt.strip()):
+        return ""
+    if form == "chat":
+        return chat_text(divided_chat(prompt, answered=False)[0])
+    if not isinstance(prompt, str):
+        raise ChatFault("the prompt is no text", "Chats are for models that learnt from chats.")
+    return prompt
 
 
 def _refuse_empty(texts: Sequence[str], origins: Sequence[str], *, form: Form) -> None:
@@ -248,8 +275,9 @@ class _Stream:
 
     def __call__(self, document: int, token: int) -> None:
         self._ids.append(token)
-        # A character of several bytes may come in several tokens. Some tokenizers decode a run of bytes as a whole.
-        if str(self._model.tokenizer.convert_ids_to_tokens(token)).startswith("<0x"):
+        tokenizer = self._model.tokenizer
+        # Some tokenizers decode a run of bytes as a whole: it is settled by the word after it.
+        if token in tokenizer.all_special_ids or str(tokenizer.convert_ids_to_tokens(token)).startswith("<0x"):
             return
         text, _ = few_shot_answer(decoded(self._model, self._ids).rstrip(HALF_CHARACTER), self._shots)
         self._hear(text.rstrip("\n") if self._shots else text)  # of examples a blank line is the end

@@ -152,7 +152,7 @@ def shown_texts(scorer: TextScorer, split: str, predicted: TextPredictions, numb
         ShownText(
             id=row["id"],
             group=row["group"],
-            prompt=shortened(prompt_text(row["text"], form=scorer.prepared.form)),
+            prompt=shortened(prompt_text(row["text"], predicted.references[number] or "", form=scorer.prepared.form)),
             reference=shortened(predicted.references[number] or ""),
             prediction=shortened(predicted.texts[number] or ""),
             cut=bool(predicted.cut[number]),
@@ -163,8 +163,10 @@ def shown_texts(scorer: TextScorer, split: str, predicted: TextPredictions, numb
     ]
 
 
-def prompt_text(text: str, *, form: str | None) -> str:
-    """What the model was given, to be shown: of a chat its turns, of plain text the document from its beginning."""
+def prompt_text(text: str, reference: str, *, form: str | None) -> str:
+    """What the model was given, to be shown: of a chat its turns, of plain text what stands before the reference."""
+    if form == "text":
+        return text.partition(reference)[0] if reference else text
     if form != "chat":
         return text
     return "\n".join(f"{message['role']}: {message['content']}" for message in chat_messages(text))

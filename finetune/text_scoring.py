@@ -120,5 +120,6 @@ def _beside_baselines(
         "baseline_tests": tests,
         "strongest_baseline": opponents.strongest(metric),
         "beats_baselines": beats_all(tests),
+        "notes": [*scores.notes, *opponents.notes],
     }
     return scores.model_copy(update=found)

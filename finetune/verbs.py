@@ -17,7 +17,6 @@ from finetune.errors import CheckpointError, RecipeError, did_you_mean, listed
 from finetune.progress import WARNING, Progress, write
 from finetune.recipe_data import ExportFormat
 from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe
-from finetune.recipe_training import LabelMetric
 from finetune.run_files import SplitScores
 from finetune.yaml_text import YamlText
 
@@ -103,14 +102,12 @@ def init(arguments: argparse.Namespace) -> int:
         raise RecipeError(str(target), "is a folder", "Name a file with --output.")
     if target.exists() and not arguments.force:
         raise RecipeError(str(target), "exists already", "Add --force to replace it, or name another with --output.")
-    from finetune.data.guess import guess_table
+    from finetune.first_recipe import first_recipe
     from finetune.runs import write_text
-    from finetune.starter import ask, write_recipe
 
-    guess = guess_table(data)
     flags = {"text": arguments.text, "label": arguments.label, "group": arguments.group, "task": arguments.task}
-    choices = ask(guess, flags, sys.stdin, sys.stderr, yes=arguments.yes)
-    write_text(target, write_recipe(guess, target, choices=choices))
+    choices, text = first_recipe(data, target, flags, sys.stdin, sys.stderr, yes=arguments.yes)
+    write_text(target, text)
     if arguments.json:
         write(sys.stdout, json.dumps({"recipe": str(target), **asdict(choices)}, ensure_ascii=False))
     elif arguments.quiet:
@@ -122,10 +119,12 @@ def init(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
+    from finetune.report.sentences import number
     from finetune.scores.gates import check_gates, judge_gates, parse_gate
 
     # Before any work: a faulty rule must not cost an opening of the test split.
-    gates = [parse_gate(rule, metrics=get_args(LabelMetric)) for rule in arguments.gate]
+    known = _scores_of(arguments.run_folder) if arguments.gate else ()
+    gates = [parse_gate(rule, metrics=known) for rule in arguments.gate]
     if arguments.gate_on != "value" and not gates:
         raise RecipeError("command line", "--gate-on says how gates are held, and there is none", "Add --gate RULE.")
     if arguments.data and arguments.split != "test":
@@ -137,10 +136,21 @@ def evaluate(arguments: argparse.Namespace) -> int:
         told["gates"] = [asdict(outcome) for outcome in outcomes]
         write(sys.stdout, json.dumps(told, ensure_ascii=False))
     else:
-        held = [f"Gate {outcome.rule} holds ({outcome.held:.3f})." for outcome in outcomes if outcome.passed]
+        passed = [(gate, outcome) for gate, outcome in zip(gates, outcomes, strict=True) if outcome.passed]
+        held = [f"Gate {one.rule} holds ({number(one.held or 0.0, gate.metric)})." for gate, one in passed]
         write(sys.stdout, "\n\n".join(part for part in (*lines, *held) if part))
     check_gates(outcomes)
     return 0
+
+
+def _scores_of(folder: str) -> list[str]:
+    """The names of the scores that a finished run has."""
+    from finetune.run_files import Scores
+    from finetune.runs import find_run
+
+    run = find_run(folder)
+    splits = run.read(run.scores, Scores).splits
+    return list(dict.fromkeys(name for split in splits.values() for name in split.scores))
 
 
 def _evaluate_split(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str, Any], list[str]]:
@@ -159,7 +169,8 @@ def _evaluate_split(arguments: argparse.Namespace) -> tuple[SplitScores, dict[st
 
 def _evaluate_new(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str, Any], list[str]]:
     """The same of new data; what reading it brought to light goes to stderr."""
-    from finetune.new_data import ALL, NEW, evaluate_new
+    from finetune.new_data import evaluate_new
+    from finetune.new_examples import ALL, NEW
     from finetune.summary import approximate, render_classes, render_scores, render_tests
 
     progress = progress_of(arguments)
@@ -169,15 +180,15 @@ def _evaluate_new(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str,
         (progress.warn if warning != note else progress.say)(warning)
     scores, split = done.scores, done.scores.splits[NEW]
     baselines = {name: {"test": by_split[NEW]} for name, by_split in scores.baselines.items()}
+    shown: dict[str, str] = {"model": arguments.model, "chosen_by": scores.metric_for_best_model}
     unbeaten = [name for name, test in scores.baseline_tests.items() if not test.better]
-    documents = split.scores["accuracy"].n
+    documents = max(score.n for score in split.scores.values())
     lines = [f"This model does NOT beat {listed(unbeaten)} on these documents (paired test)."] if unbeaten else []
     lines += [f"{arguments.data}: {documents:,} documents that taught this run nothing, model {arguments.model}/"]
     lines[-1] += approximate(split)
-    lines += [render_scores(split, baselines, model=arguments.model), render_tests(scores.baseline_tests)]
-    lines += [render_classes(split)]
+    lines += [render_scores(split, baselines, **shown), render_tests(scores.baseline_tests), render_classes(split)]
     if ALL in scores.splits:
-        lines += ["With the documents that the run knew:", render_scores(scores.splits[ALL], {}, model=arguments.model)]
+        lines += ["With the documents that the run knew:", render_scores(scores.splits[ALL], {}, **shown)]
     lines += [f"Evaluation folder: {done.folder}"]
     return split, {"run": arguments.run_folder, "evaluation": str(done.folder), "split": NEW,
                    **scores.model_dump(mode="json")}, lines  # fmt: skip

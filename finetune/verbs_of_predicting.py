@@ -29,7 +29,7 @@ def predict(arguments: argparse.Namespace) -> int:
         raise RecipeError("command line", what, "Leave them out.")
     task = _task(Path(arguments.run_folder).expanduser())
     changes = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
-    if task in WRITERS:
+    if task in WRITERS or (arguments.prompt and not task):
         if arguments.text:
             raise RecipeError("--text", f"{arguments.run_folder} is for {task}, and labels no text", "Write --prompt.")
         try:
@@ -39,16 +39,19 @@ def predict(arguments: argparse.Namespace) -> int:
     if arguments.prompt:
         raise RecipeError("--prompt", f"{arguments.run_folder} is for {task}, and writes no text", "Write --text.")
     if changes:
-        what = f"is about texts to be written, and {arguments.run_folder} is for {task}"
+        what = f"is about texts to be written, and {arguments.run_folder} is for {task or 'another task'}"
         raise RecipeError(OPTIONS[next(iter(changes))], what, "Leave it out.")
     return _label(arguments)
 
 
 def _task(target: Path) -> str:
-    """What the model does, before anything heavy is imported. Raises CheckpointError, or RecipeError for a recipe."""
+    """What the model does, before anything heavy is imported; empty where it does not say.
+
+    Raises CheckpointError for what is no model, and RecipeError for a faulty recipe.
+    """
     if target.is_file() and target.suffix.lower() in (".yaml", ".yml"):
         return load_recipe(target).recipe.task
-    return saved_task(saved_model(target)) or "text-classification"
+    return saved_task(saved_model(target))
 
 
 def _label(arguments: argparse.Namespace) -> int:
@@ -79,8 +82,9 @@ def _write(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
     progress = progress_of(arguments)
     writer = Writer(arguments.run_folder, changes=changes)
     if arguments.prompt:
-        shown = None if arguments.json else _Shown(arguments.prompt)
-        rows = write_for_prompts(writer, arguments.prompt, on_text=shown, progress=progress)
+        prompts = [_as_typed(prompt) for prompt in arguments.prompt]
+        shown = None if arguments.json else _Shown(prompts)
+        rows = write_for_prompts(writer, prompts, on_text=shown, progress=progress)
         return 0 if shown is not None else _show(rows, arguments)
     written = write_for_file(
         writer,
@@ -92,6 +96,11 @@ def _write(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
         progress=progress,
     )
     return _show(written, arguments)
+
+
+def _as_typed(word: str) -> str:
+    """An argument of the command line, which Python cuts into bytes where it takes the terminal for an ASCII one."""
+    return word.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 def _show(written: Path | list[dict[str, Any]], arguments: argparse.Namespace) -> int:

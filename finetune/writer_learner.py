@@ -27,7 +27,7 @@ from finetune.hub_models import find_model
 from finetune.learner import origin_of, refuse_arithmetic, save_with_settings
 from finetune.model_folder import ModelFolder
 from finetune.progress import WARNING, Progress
-from finetune.recipe import PairWindows, TextWindows, WriterRecipe, writer_recipe
+from finetune.recipe import PairWindows, TextGeneration, TextWindows, WriterRecipe, writer_recipe
 from finetune.recipe_data import Form
 from finetune.recipe_file import LoadedRecipe
 from finetune.recipe_model import CausalFromScratch, Seq2SeqFromScratch
@@ -40,6 +40,7 @@ from finetune.training.next_token import GenerationSettings
 from finetune.training.text_inference import TextModel, TextPredictions
 from finetune.training.writing import SequenceTable, WriterLesson
 from finetune.writer_settings import (
+    WriterSettings,
     chat_template,
     end_ids,
     generation_settings,
@@ -124,11 +125,7 @@ def build_writer_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: 
     model, notes = build()
     context = largest_context(model.config, tokenizer)
     _refuse_lengths(loaded, recipe, context)
-    template = chat_template(recipe.generation, tokenizer)
-    ends = end_ids(model, tokenizer, form=recipe.form, template=template)
-    ours = settings_of_recipe(recipe, ends)
-    if recipe.form == "chat":
-        tokenizer.chat_template = template_of(tokenizer, template)  # saved with the model, for every other tool
+    ours = _settings(recipe, model, tokenizer, notes=notes)
     settings = sequence_settings(ours, tokenizer, context_tokens=context)
     rows, counts = _encoded(prepared, tokenizer, recipe.form, settings, progress=progress)
     notes += [_of_split(split, note) for split, counted in counts.items() for note in counted.notes]
@@ -151,6 +148,21 @@ def build_writer_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: 
         scorer=TextScorer(prepared, recipe.evaluation, bleu_tokenizer, recipe.seed),
         fresh_model=lambda: build()[0],
     )
+
+
+def _settings(
+    recipe: WriterRecipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, notes: list[str]
+) -> WriterSettings:
+    """What finetune.json will say; the chat template goes into the tokenizer, where every other tool looks for it."""
+    template = chat_template(recipe.generation, tokenizer)
+    if recipe.form == "chat":
+        tokenizer.chat_template = template_of(tokenizer, template)
+    ours = settings_of_recipe(recipe, end_ids(model, tokenizer, form=recipe.form, template=template))
+    if not isinstance(ours.generation, TextGeneration) or not ours.generation.examples:
+        return ours
+    # A model that has learnt the task is asked as it was taught.
+    notes.append("generation.examples are for the model before training; the trained one is asked without them")
+    return ours.model_copy(update={"generation": ours.generation.model_copy(update={"examples": []})})
 
 
 def _encoded(

@@ -70,15 +70,17 @@ class Writer:
         return read_writer_settings(saved_model(self._target))
 
     def _tell_cuts(self, written: Sequence[WrittenText], progress: Progress) -> None:
+        limit = f"{self.generation.max_new_tokens:,}"
         unread = [one.prompt_tokens_cut for one in written if one.prompt_tokens_cut]
         if unread:
-            end = "end" if self.settings.form == "seq2seq" else "beginning"
-            prompts = f"{len(unread):,} of {len(written):,} prompts"
-            progress.warn(f"{sum(unread):,} tokens of {prompts} were not read: too long, they lost their {end}")
-        cut = sum(one.cut for one in written)
-        if cut:
-            limit = f"max_new_tokens {self.generation.max_new_tokens:,}"
-            progress.say(f"{cut:,} of {len(written):,} texts were cut off by {limit} or the model's context")
+            is_source = self.settings.form == "seq2seq"
+            place = f"{sum(unread):,} tokens at the {'end' if is_source else 'beginning'} of {len(unread):,} of"
+            most = f"{self.settings.windows.max_tokens:,} at most" if is_source else f"no more beside {limit} new ones"
+            progress.warn(f"{place} {len(written):,} prompts were cut off: the model reads {most}")
+        if cut := sum(one.cut for one in written):
+            progress.say(
+                f"{cut:,} of {len(written):,} texts were cut off after {limit} tokens, or by the model's context"
+            )
 
 
 def write_for_prompts(

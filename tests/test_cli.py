@@ -16,6 +16,7 @@ from finetune import verbs
 from finetune.arguments import parsed
 from finetune.cli import console, main
 from finetune.errors import RecipeError
+from finetune.recipe import RECIPES
 from finetune.recipe_file import load_recipe
 
 TINY = (
@@ -55,7 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", "x.yaml", "--rum", "y"], "unknown argument --rum. Did you mean '--run'?"),
         (["schema", "x"], "unknown argument x"),
         (["train", "x", "--resume=maybe"], "invalid choice: 'maybe'"),
-        (["predict", "x"], "one of the arguments --text --input is required"),
+        (["predict", "x"], "one of the arguments --text --prompt --input is required"),
         (
             ["predict", "x", "--text", "a", "--output", "o.csv"],
             "--output, --column, --encoding and --force go with --input",
@@ -131,7 +132,9 @@ def test_check_prints_lines_or_json_and_writes_nothing(tmp_path: Path, capsys: p
 def test_schema_is_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
-    assert schema["required"] == ["task", "data"] and schema["additionalProperties"] is False
+    assert set(schema["discriminator"]["mapping"]) == set(RECIPES)
+    of_labels = schema["$defs"]["ClassifierRecipe"]
+    assert of_labels["required"] == ["task", "data"] and of_labels["additionalProperties"] is False
 
 
 def test_ctrl_c_before_a_run_has_no_traceback(

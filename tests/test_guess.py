@@ -147,7 +147,7 @@ def test_nothing_fits_is_said_with_the_flag(tmp_path: Path) -> None:
     assert str(problem).startswith("data.csv: no column looks like a label")
     assert "de (text, 40 different values)" in str(problem)
     assert "--label COLUMN" in str(problem)
-    assert "only text classification exists today" in str(problem)
+    assert "--task text-generation" in str(problem)
     bare = looked(tmp_path, a=range(40), b=range(40))
     assert ["--text" in str(bare.problems[0]), "--label" in str(bare.problems[1])] == [True, True]
 

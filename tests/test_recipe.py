@@ -24,7 +24,9 @@ from finetune.recipe_parts import Section
 from finetune.recipe_problems import MANAGED_FIELDS, OLD_NAMES, WITHOUT_EFFECT, training_argument_names
 from finetune.recipe_training import ClassifierTraining, Training
 from finetune.scores.baselines import BASELINES
+from finetune.scores.bleu_tokenizers import BLEU_TOKENIZERS
 from finetune.scores.classification import METRIC_NAMES
+from finetune.text_opponents import TEXT_BASELINES
 from finetune.yaml_text import YamlText, read_yaml
 
 SMALLEST = "task: text-classification\ndata: {source: reviews.csv}\n"
@@ -232,6 +234,7 @@ def test_an_override_does_not_change_the_text_it_came_from() -> None:
     ("literal", "table"),
     [
         (words.TaskName, BRANCHES), (CleaningName, STEPS), (words.BaselineName, BASELINES),
+        (words.TextBaselineName, TEXT_BASELINES), (words.BleuTokenizer, BLEU_TOKENIZERS),
         (recipe_training.LabelMetric, [*METRIC_NAMES, "loss"]), (recipe_data.SplitName, recipe_data.SPLITS),
         (recipe_data.ExportFormat, EXPORTS),
     ],

@@ -41,12 +41,12 @@ from finetune.report.many_sentences import (
     seeds_sentences,
 )
 from finetune.report.page import document, tag
-from finetune.report.plots import thinned, ticks
+from finetune.report.plots import strip_axis, strip_scale, thinned, ticks
 from finetune.report.run_page import render_run
 from finetune.report.sentences import outcome, verdict_sentences
 from finetune.report.strings import WORDS, Language, Words
 from finetune.report.writing import write_report
-from finetune.run_files import FitVerdict, Scores, Slice
+from finetune.run_files import FitVerdict, Score, Scores, Slice
 from finetune.runs import Run, write_json
 from finetune.scores.slices import BLANK, MANY_WINDOWS, OTHERS
 
@@ -432,6 +432,19 @@ def test_ticks_enclose(low: float, span: float) -> None:
     slack = 1e-6 * max(abs(low), span, 1e-6)
     assert found[0] <= low + slack and found[-1] >= low + span - slack
     assert found == sorted(set(found)) and 2 <= len(found) <= 9
+
+
+@given(st.floats(0, 100), st.floats(0.001, 100))
+def test_the_numbers_above_strips_stand_at_their_places(low: float, span: float) -> None:
+    scale = strip_scale([Score(value=low + span, low=low, high=low + span, n=9)])
+    assert scale is not None
+    found = [
+        (float(place), float(mark)) for place, mark in re.findall(r'x="([\d.]+)"[^>]*>([^<]+)<', strip_axis(scale).html)
+    ]
+    assert len(found) >= 2
+    for place, mark in found:
+        share = (mark - scale.low) / (scale.high - scale.low)
+        assert place == pytest.approx(scale.first + share * (scale.last - scale.first), abs=0.1)
 
 
 def test_long_lines_are_thinned() -> None:

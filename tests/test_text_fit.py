@@ -24,7 +24,8 @@ from finetune.run_files import FitVerdict, Scores
 from finetune.runs import Run, append_json_line
 from finetune.scores.fit_course import FitSettings, fit_settings
 from finetune.scores.fit_verdict import judge_fit
-from finetune.text_fit import independent_losses, judge_writer, token_streams, unigram_loss
+from finetune.text_fit import independent_losses, judge_writer, unigram_loss
+from finetune.text_opponents import token_streams
 from finetune.training.plan import FitResult
 from finetune.yaml_text import read_yaml
 
@@ -110,6 +111,13 @@ def test_a_loaded_model_that_did_not_move_has_learned_nothing_however_good_it_wa
     slowly = made([3.4, 3.1, 3.0, 2.9, 2.8], [3.0, 2.9, 2.8, 2.7])
     assert judged(slowly, LOADED).state == "still_learning"
     assert judged(NOTHING, LOADED).state == "nothing_learned"
+
+
+def test_a_new_model_that_is_still_above_the_loss_of_guesses_is_not_thrown_about() -> None:
+    """Before it learns anything, all of its thousands of tokens are equally likely."""
+    assert judged(made([10.8, 10.2, 9.6, 9.0], [10.2, 9.6, 9.0])).state == "still_learning"
+    assert judged(made([10.8, 10.8, 10.8, 10.8], [10.8, 10.8, 10.8])).state == "nothing_learned"
+    assert judged(made([10.8, 30.0, 28.0, 26.0], [30.0, 28.0, 26.0])).state == "unstable"
 
 
 # ---- what is suggested

@@ -22,19 +22,28 @@ from finetune.training.token_losses import (
 )
 
 
-def problem(*, tokens: int = 37, wide: int = 16) -> tuple[OutputHead, torch.Tensor, torch.Tensor]:
+def problem(kind: str = "capped", *, tokens: int = 37, wide: int = 16) -> tuple[OutputHead, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    head = OutputHead(torch.nn.Linear(wide, VOCABULARY), scale_in=0.5, scale_out=2.0, softcap=3.0)
-    return head, torch.randn(tokens, wide, requires_grad=True), torch.randint(VOCABULARY, (tokens,))
+    matrix = torch.nn.Linear(wide, VOCABULARY, bias=False)
+    head = {
+        "capped": OutputHead(torch.nn.Linear(wide, VOCABULARY), scale_in=0.5, scale_out=2.0, softcap=3.0),
+        "biased": OutputHead(matrix, bias=torch.randn(1, VOCABULARY)),
+        "scaled": OutputHead(matrix, scale_in=0.5, scale_out=3.0),
+        "plain": OutputHead(matrix),
+    }[kind]
+    hidden = torch.randn(tokens, wide, requires_grad=True)
+    assert head.is_plain(hidden) == (kind in ("scaled", "plain"))
+    return head, hidden, torch.randint(VOCABULARY, (tokens,))
 
 
+@pytest.mark.parametrize("kind", ["capped", "biased", "scaled", "plain"])
 @pytest.mark.parametrize("chunk_tokens", [1, 5, 37, 1000, None])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighing", ["mean", "by token"])
 def test_chunked_losses_and_gradients_are_those_of_whole_logits(
-    chunk_tokens: int | None, smoothing: float, weighing: str
+    kind: str, chunk_tokens: int | None, smoothing: float, weighing: str
 ) -> None:
-    head, hidden, targets = problem()
+    head, hidden, targets = problem(kind)
     weights = torch.linspace(0, 1, len(targets)) if weighing == "by token" else torch.full((len(targets),), 1 / 37)
     wanted = [hidden, *head.learnt]
     whole = cross_entropy(head(hidden), targets, reduction="none", label_smoothing=smoothing)
@@ -49,8 +58,9 @@ def test_chunked_losses_and_gradients_are_those_of_whole_logits(
     torch.testing.assert_close(again, whole, rtol=0, atol=1e-6)
 
 
-def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_do() -> None:
-    head, hidden, targets = problem()
+@pytest.mark.parametrize("kind", ["capped", "plain"])
+def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_do(kind: str) -> None:
+    head, hidden, targets = problem(kind)
     head.layer.requires_grad_(False)
     learnt_losses(head, hidden, targets, chunk_tokens=8).sum().backward()
     assert hidden.grad is not None and bool(hidden.grad.abs().sum() > 0)
@@ -64,8 +74,27 @@ def test_never_more_logits_at_a_time_than_a_chunk_has(monkeypatch: pytest.Monkey
     seen: list[int] = []
     head.layer.register_forward_hook(lambda _, __, logits: seen.append(len(logits)))
     learnt_losses(head, hidden, targets).sum().backward()
-    assert max(seen) == 6
+    assert max(seen) == 8  # 37 tokens in five chunks of at least 7
     assert sum(seen) == 37 + 1  # one more to learn how wide they are
+
+
+def test_a_plain_head_uses_the_same_memory_for_every_chunk_and_batch() -> None:
+    head, hidden, targets = problem("plain")
+    losses = [learnt_losses(head, hidden, targets, chunk_tokens=5).detach() for _ in range(2)]
+    assert len(head.rooms[0]) == 6 * VOCABULARY  # 37 tokens in seven chunks
+    place = head.rooms[0].data_ptr()
+    losses.append(learnt_losses(head, hidden[:6], targets[:6], chunk_tokens=5).detach())
+    assert place == head.rooms[0].data_ptr()
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[0][:6], losses[2])
+
+
+def test_very_wide_logits_do_not_overflow() -> None:
+    head, hidden, targets = problem("plain")
+    with torch.no_grad():
+        head.layer.weight.mul_(1e4)
+    whole = cross_entropy(head(hidden), targets, reduction="none")
+    torch.testing.assert_close(learnt_losses(head, hidden, targets, chunk_tokens=8), whole)
 
 
 def test_nothing_learnt_is_no_loss_and_keeps_the_graph() -> None:

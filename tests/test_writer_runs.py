@@ -160,3 +160,11 @@ def test_check_tells_lengths_and_model(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["check", write_recipe(tmp_path, "chat")]) == 0
     told = capsys.readouterr().out
     assert "recipe, data and model fit together" in told and "labels:" not in told
+
+
+def test_examples_for_the_untrained_model_are_not_put_before_the_trained_ones_prompts(tmp_path: Path) -> None:
+    shots = [{"prompt": "the ox eats the owl 1", "completion": "OX and OWL"}]
+    run = trained(tmp_path, "pairs", generation={"examples": shots}, training={"max_steps": 1})
+    assert any("generation.examples" in note for note in run.read(run.info, RunInfo).notes)
+    settings = json.loads((run.best / "finetune.json").read_text(encoding="utf-8"))
+    assert settings["generation"]["examples"] == []

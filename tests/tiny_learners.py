@@ -20,7 +20,7 @@ from finetune.recipe_file import LoadedRecipe, load_recipe
 from finetune.writer_learner import WriterLearner, build_writer_learner
 
 ANIMALS = ("lion", "bear", "fish", "wolf", "dog", "cat")
-Rows = Sequence[Mapping[str, object]]
+Rows = Sequence[dict[str, Any]]
 
 # Every other pair of two animals: the target follows from the source, and each source is there once.
 ROWS: Rows = [

@@ -6,6 +6,7 @@ and what it does not find is said with the flag that names it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +32,7 @@ SAMPLED_CHARACTERS = 400
 LEAST_WORDS_OF_A_TEXT = 2
 FEWEST_ROWS_OF_A_CLASS = 3  # one each for train, validation and test
 
-ColumnKind = Literal["text", "whole numbers", "numbers", "true/false", "list", "other", "empty"]
+ColumnKind = Literal["text", "whole numbers", "numbers", "true/false", "list", "chat", "other", "empty"]
 
 TEXT_NAMES = {
     *("text", "review", "content", "body", "sentence", "comment", "document", "message", "description", "abstract"),
@@ -42,6 +43,10 @@ LABEL_NAMES = {
     *("label", "class", "category", "sentiment", "polarity", "star", "rating", "score", "topic", "intent", "emotion"),
     *("target", "type", "area", "genre", "tag", "section", "y", "标签", "類別", "类别", "分类", "情感", "类目", "标注"),
     *("星级", "评分"),
+}
+CLEAR_LABEL_NAMES = {
+    *("label", "labels", "class", "category", "sentiment", "polarity", "stars", "rating", "intent", "emotion", "topic"),
+    *("标签", "类别", "分类", "情感"),
 }
 GROUP_NAMES = {
     *("author", "user", "username", "customer", "patient", "speaker", "writer", "reviewer", "file", "filename", "path"),
@@ -246,6 +251,8 @@ def _read(value: object) -> tuple[ColumnKind, list[str]]:
         return "whole numbers", [str(value)]
     if isinstance(value, float):
         return "numbers", [str(value)]
+    if (contents := _messages(value)) is not None:
+        return "chat", contents
     if isinstance(value, list):
         return "list", [str(each).strip() for each in value]
     if not isinstance(value, str):
@@ -260,6 +267,22 @@ def _read(value: object) -> tuple[ColumnKind, list[str]]:
     return "text", [text]
 
 
+def _messages(value: object) -> list[str] | None:
+    """What is said in a chat: a list of {role, content}, or the JSON of one; None for any other value."""
+    if isinstance(value, str):
+        if not value.lstrip().startswith("[{"):
+            return None
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    if not isinstance(value, list) or not value:
+        return None
+    if not all(isinstance(each, dict) and {"role", "content"} <= each.keys() for each in value):
+        return None
+    return [str(each["content"]).strip() for each in value]
+
+
 def _guess(path: Path, columns: tuple[ColumnFacts, ...], *, rows: int, is_whole: bool, notes: tuple[str, ...]) -> Guess:
     text = _best(columns, key=_textness)
     rest = [column for column in columns if column is not text]
@@ -267,7 +290,7 @@ def _guess(path: Path, columns: tuple[ColumnFacts, ...], *, rows: int, is_whole:
     rest = [column for column in rest if column is not label]
     fewest = label.distinct if label else 1
     groups = sorted((each for each in rest if _is_group(each, rows=rows, fewest=fewest)), key=_grouplikeness)
-    ids = [each for each in rest if each.filled == rows == each.distinct and _named(each.name, ID_NAMES)]
+    ids = [each for each in rest if each.filled == rows == each.distinct and named_like(each.name, ID_NAMES)]
     seen = "" if is_whole else f" in the first {rows:,} rows"
     problems = [] if text else [_nothing_fits(path, columns, role="text", seen=seen)]
     rest = [each for each in columns if each is not text]
@@ -297,19 +320,19 @@ def _textness(column: ColumnFacts) -> float | None:
     words = column.median_words >= LEAST_WORDS_OF_A_TEXT
     if column.kind != "text" or not words or column.distinct < max(2, 0.1 * column.filled):
         return None
-    return column.median_characters * (3 if _named(column.name, TEXT_NAMES) else 1)
+    return column.median_characters * (3 if named_like(column.name, TEXT_NAMES) else 1)
 
 
 def _labelness(column: ColumnFacts, *, rows: int) -> tuple[int, int] | None:
     """Few different short values, each many times; a name such as `label` outweighs fewer values."""
-    name = 2 * (column.name.lower() in LABEL_NAMES) + _named(column.name, LABEL_NAMES)
+    name = 2 * (column.name.lower() in LABEL_NAMES) + named_like(column.name, LABEL_NAMES)
     enough = 2 if name else LEAST_ROWS_PER_LABEL
     fits = 2 <= column.distinct <= MOST_LABELS and column.rows_per_value >= enough
     if not fits or column.filled < 0.5 * rows or column.median_characters > MOST_LABEL_CHARACTERS:
         return None
-    if column.kind in ("other", "numbers"):
+    if column.kind in ("other", "chat", "numbers"):
         return None
-    if not name and (_named(column.name, NEVER_LABELS | GROUP_NAMES) or column.kind == "list"):
+    if not name and (named_like(column.name, NEVER_LABELS | GROUP_NAMES) or column.kind == "list"):
         return None
     if not name and column.kind == "whole numbers" and column.distinct > 10:
         return None  # an age, a count
@@ -319,21 +342,27 @@ def _labelness(column: ColumnFacts, *, rows: int) -> tuple[int, int] | None:
 def _is_group(column: ColumnFacts, *, rows: int, fewest: int) -> bool:
     """Values that come back, more of them than labels."""
     repeats = column.rows_per_value >= 2 and column.distinct > max(fewest, 2)
-    named = _named(column.name, GROUP_NAMES)
-    likely = named or (column.kind == "text" and not _named(column.name, NEVER_LABELS | LABEL_NAMES))
+    named = named_like(column.name, GROUP_NAMES)
+    likely = named or (column.kind == "text" and not named_like(column.name, NEVER_LABELS | LABEL_NAMES))
     return repeats and likely and column.kind in ("text", "whole numbers") and column.filled >= 0.5 * rows
 
 
 def _grouplikeness(column: ColumnFacts) -> tuple[bool, int]:
     """Sorts names such as `author` first, then the finest division."""
-    return not _named(column.name, GROUP_NAMES), -column.distinct
+    return not named_like(column.name, GROUP_NAMES), -column.distinct
 
 
 def is_named_like_a_group(name: str) -> bool:
-    return _named(name, GROUP_NAMES)
+    return named_like(name, GROUP_NAMES)
 
 
-def _named(name: str, words: set[str]) -> bool:
+def is_label_name(name: str) -> bool:
+    """Whether the name leaves no doubt that a table is about its labels."""
+    return name.lower() in CLEAR_LABEL_NAMES
+
+
+def named_like(name: str, words: set[str]) -> bool:
+    """Whether a word of the name is one of these, also in the plural."""
     parts = [part.lower() for part in _WORDS_OF_A_NAME.findall(name)]
     return any(part in words or part.removesuffix("s") in words for part in parts)
 
@@ -344,7 +373,7 @@ def _nothing_fits(path: Path, columns: Iterable[ColumnFacts], *, role: Literal["
         what = f"no column looks like a text: several words, different in most rows. Found{seen}: {found}"
         return Problem(path.name, what, "Name it with --text COLUMN.")
     what = f"no column looks like a label: few different values, each in many rows. Found{seen}: {found}"
-    do = "Name it with --label COLUMN. Without labels there is nothing to train: only text classification exists today."
+    do = "Name it with --label COLUMN. Without labels a text can be learnt to be written: --task text-generation."
     return Problem(path.name, what, do)
 
 

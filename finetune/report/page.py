@@ -176,11 +176,11 @@ text-overflow:ellipsis;white-space:nowrap;vertical-align:top;padding:7px 4px;tex
 .case blockquote{margin:8px 0 0;padding:0 0 0 12px;border-left:3px solid var(--line);white-space:pre-wrap}
 .case .small{margin:6px 0 0}
 .given,.epochs{display:grid;gap:12px 18px;margin:8px 0 0}
-.given{grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr))}
+.given{grid-template-columns:repeat(auto-fit,minmax(min(100%,260px),1fr))}
 .epochs{grid-template-columns:repeat(auto-fill,minmax(min(100%,210px),1fr));margin-top:14px}
 .said{border-left:3px solid var(--line);padding:0 0 0 10px;min-width:0}.said.chosen{border-color:var(--blue)}
 .case .said .small{margin:0}.case .said blockquote{border:0;padding:0;margin:2px 0 0;overflow-wrap:anywhere}
-.said em{color:var(--faint)}.case>.said{margin-top:14px}
+.said em{color:var(--faint)}
 .wrong{color:var(--orange)}.right-label{color:var(--green)}
 ul.notes{margin:0 0 12px;padding:0 0 0 1.2em}ul.notes li{margin:0 0 5px;max-width:90ch}
 ul.notes .warn{color:var(--orange);font-weight:600}

@@ -199,8 +199,9 @@ def strip(
 
 
 def strip_axis(scale: Scale) -> Markup:
-    """The numbers above a column of strips."""
-    marks = ticks(scale.low, scale.high, most=4)
+    """The numbers above a column of strips: round ones inside the scale, or its ends."""
+    marks = [mark for mark in ticks(scale.low, scale.high, most=4) if scale.low <= mark <= scale.high]
+    marks = marks if len(marks) > 1 else [scale.low, scale.high]
     shown = marks if len(marks) <= 5 else [marks[0], marks[len(marks) // 2], marks[-1]]
     return _strip_svg([_text(_tick(mark), scale.at(mark), 11, anchor="middle") for mark in shown], 14)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from finetune.progress import WARNING
 from finetune.report.data_parts import CHARACTERS, length_names, length_table
 from finetune.report.page import Child, Markup, joined, tag
 from finetune.report.parts import Column, by_split, command, facts, foot, label, notes, share, table
@@ -61,17 +62,21 @@ def _document(
             is_best = each.epoch == best_epoch
             head = words("samples.best" if is_best else "samples.epoch", epoch=f"{each.epoch:g}")
             written.append(_written(text, head, words, chosen=is_best))
-    return tag("article", _given(document, form, words), tag("div", written, class_="epochs"), class_="case")
+    given = tag("div", _given(document, form, words), class_="given")
+    return tag("article", _named(document, words), given, tag("div", written, class_="epochs"), class_="case")
 
 
-def _given(document: ShownText, form: str, words: Words) -> list[Child]:
-    """Which document it is, what the model was given, and what it should have written."""
+def _named(document: ShownText, words: Words) -> Markup:
     where: list[Child] = [words("id"), " ", tag("code", label(document.id))]
     if document.group is not None:
         where += [" ", words("group"), " ", tag("code", label(document.group))]
+    return tag("p", where, class_="small")
+
+
+def _given(document: ShownText, form: str, words: Words) -> list[Child]:
+    """What the model was given, and what it should have written."""
     named = [(words.known("given", form), document.prompt), (words("texts.reference"), document.reference)]
-    texts = [_said(name, tag("blockquote", text)) for name, text in named if text]
-    return [tag("p", where, class_="small"), tag("div", texts, class_="given") if texts else None]
+    return [_said(name, tag("blockquote", text)) for name, text in named]
 
 
 def _written(text: ShownText, head: str, words: Words, *, chosen: bool = False) -> Markup:
@@ -96,17 +101,11 @@ def best_and_worst(analysis: Analysis | None, form: str, words: Words) -> list[C
     for kind, shown in (("best", analysis.best_texts), ("worst", analysis.worst_texts)):
         if shown:
             blocks.append(tag("h3", words(f"texts.{kind}")))
-            blocks += [
-                tag("article", _given(each, form, words), _result(each, words), class_="case") for each in shown
-            ]  # fmt: skip
+            for each in shown:
+                result = _written(each, words("texts.written"), words, chosen=True)
+                given = tag("div", _given(each, form, words), result, class_="given")
+                blocks.append(tag("article", _named(each, words), given, class_="case"))
     return [tag("p", words("texts.about")), *blocks] if blocks else []
-
-
-def _result(text: ShownText, words: Words) -> Markup | None:
-    """Where the recipe keeps texts out of the run folder, there is nothing but the score."""
-    if not (text.reference or text.prediction):
-        return tag("p", words("texts.chrf", value=number(text.chrf or 0.0, "chrf")), class_="small")
-    return _written(text, words("texts.written"), words, chosen=True)
 
 
 def sequences(report: Json, fill_rate: float | None, words: Words) -> list[Child]:
@@ -117,7 +116,7 @@ def sequences(report: Json, fill_rate: float | None, words: Words) -> list[Child
     totals = {key: sum(int(each.get(key) or 0) for each in windows.values()) for key in COUNTS}
     counts = by_split(windows, {key: words(f"sequences.{key}") for key in COUNTS})
     columns = [Column(words("lengths.figure")), *(Column(words.known("split", split)) for split in windows)]
-    told = [f"{split}: {note}" for split, each in windows.items() for note in each.get("notes", [])]
+    told = [_of_split(split, note) for split, each in windows.items() for note in each.get("notes", [])]
     names = length_names(LENGTHS, words) | {
         "window_tokens": words("sequences.limit"), "over_one_window": words("sequences.over_limit"),
     }  # fmt: skip
@@ -134,6 +133,11 @@ def sequences(report: Json, fill_rate: float | None, words: Words) -> list[Child
         ],
         notes(told, words),
     ]
+
+
+def _of_split(split: str, note: str) -> str:
+    plain = note.removeprefix(WARNING)
+    return f"{WARNING if plain != note else ''}{split}: {plain}"
 
 
 def _kept(totals: Mapping[str, int], fill_rate: float | None, words: Words) -> list[str]:

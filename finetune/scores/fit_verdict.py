@@ -145,7 +145,9 @@ def _worse_than_guesses(course: Course) -> bool:
     chance, losses = course.settings.chance_loss, _training_losses(course)
     if chance is None or course.settings.has_class_weights or not course.evaluations or not losses:
         return False
-    return min(losses[1], course.lowest.loss) > WORSE_THAN_GUESSES * chance
+    # A new head begins at the loss of guesses, a new generator far above it: all tokens are equally likely to it.
+    begin = chance if course.settings.has_labels else max(chance, losses[0])
+    return min(losses[1], course.lowest.loss) > WORSE_THAN_GUESSES * begin
 
 
 def _excursions(

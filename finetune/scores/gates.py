@@ -11,12 +11,15 @@ from typing import Literal
 
 from finetune.errors import GateFailed, Problem, RecipeError, did_you_mean, listed
 from finetune.run_files import Score
+from finetune.scores.text_metrics import LOSS_METRICS, TEXT_METRICS
 
 RULE = re.compile(r"\s*([A-Za-z0-9_]+)\s*(>=|<=|>|<)\s*([^\s=<>]+)\s*")
 HOLDS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt,
 }  # fmt: skip
-WITHOUT_LIMIT = ("loss", "log_loss")
+# The highest value of a score that is not a share; `loss` is that of classifiers and of writers.
+HIGHEST = {"log_loss": math.inf} | {name: metric.highest for name, metric in (TEXT_METRICS | LOSS_METRICS).items()}
+NO_DIRECTION = "length_ratio"  # 1 is best
 GateOn = Literal["value", "interval"]
 
 
@@ -45,7 +48,7 @@ class GateOutcome:
 
 def parse_gate(rule: str, *, metrics: Sequence[str]) -> Gate:
     """`f1_macro>=0.80` as a gate over one of `metrics`. Raises RecipeError."""
-    where, example = f"--gate '{rule}'", "Write it like 'f1_macro>=0.80'."
+    where, example = f"--gate '{rule}'", f"Write it like '{_example(metrics)}'."
     match = RULE.fullmatch(rule)
     if match is None:
         raise RecipeError(where, "is not a score, one of >= > <= <, and a number", example)
@@ -59,10 +62,13 @@ def parse_gate(rule: str, *, metrics: Sequence[str]) -> Gate:
         bound = math.nan
     if not math.isfinite(bound):
         raise RecipeError(where, f"'{word}' is not a number", example)
-    least, most = -1.0 if metric == "matthews" else 0.0, math.inf if metric in WITHOUT_LIMIT else 1.0
+    least, most = -1.0 if metric == "matthews" else 0.0, HIGHEST.get(metric, 1.0)
     if not least <= bound <= most:
         reach = "is never below 0" if most == math.inf else f"is between {least:g} and {most:g}"
         raise RecipeError(where, f"{metric} {reach}, found {word}", example)
+    if fault := _direction_fault(metric, sign):
+        turned = sign.replace("<", ">") if "<" in sign else sign.replace(">", "<")
+        raise RecipeError(where, fault, f"Write '{metric}{turned}{word}'.")
     return Gate(rule, metric, sign, bound)
 
 
@@ -80,6 +86,20 @@ def check_gates(outcomes: Sequence[GateOutcome]) -> None:
     failed = [Problem(f"--gate '{one.rule}'", one.reason or "failed") for one in outcomes if not one.passed]
     if failed:
         raise GateFailed.of(failed)
+
+
+def _example(metrics: Sequence[str]) -> str:
+    return "f1_macro>=0.80" if "f1_macro" in metrics else "bleu>=20"
+
+
+def _direction_fault(metric: str, sign: str) -> str:
+    """Why a rule about written text would let only bad scores pass, or nothing. A share of right labels may be held
+    from above: one that is too good to be true.
+    """
+    known = (TEXT_METRICS | LOSS_METRICS).get(metric)
+    if known is None or metric == NO_DIRECTION or known.greater_is_better == (">" in sign):
+        return ""
+    return f"{metric} is better when {'higher' if known.greater_is_better else 'lower'}: only worse scores hold this"
 
 
 def _judged(gate: Gate, score: Score | None, *, on: GateOn) -> GateOutcome:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.data.own_functions import own_function_texts
-from finetune.errors import CheckpointError, ModelError, RecipeError, Stopped, TrainingFailed
+from finetune.errors import CheckpointError, DataError, ModelError, RecipeError, Stopped, TrainingFailed
 from finetune.progress import SILENT, Progress
 from finetune.recipe import ClassifierRecipe
 from finetune.recipe_file import LoadedRecipe, dump_recipe, override, relocate
@@ -41,6 +41,7 @@ from finetune.runs import (
 )
 from finetune.search_space import Choice, Search
 from finetune.selection.run_series import refuse_processes, with_settings
+from finetune.selection.text_space import check_text_space
 from finetune.training.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 # What a search writes before plan.json; a folder with nothing else in it was never begun.
 BEGUN = {LOCK, OWN_FUNCTIONS, "study.log", ".study.log.lock", "recipe.yaml", ".recipe.yaml.tmp", ".plan.json.tmp"}
+FINGERPRINT_SHOWN = 16
 STATUS: dict[str, Literal["complete", "pruned", "failed"]] = {
     "COMPLETE": "complete",
     "PRUNED": "pruned",
@@ -110,6 +112,7 @@ def search_settings(
     space = loaded.recipe.search
     if space is None:
         raise RecipeError(loaded.where("search"), "is missing", "Add search: {space: {SETTING: {low, high}}}.")
+    check_text_space(loaded, space)
     refuse_processes("search", "Start the command several times with the same --run; the processes share the trials.")
     from finetune.scores.paired import greater_is_better
     from finetune.selection.study import Study
@@ -232,6 +235,10 @@ class _Search:
             return "PRUNED", None, None
         except (TrainingFailed, RecipeError, ModelError) as error:
             return "FAIL", None, str(error)
+        except DataError as error:  # of a text that is too long for these settings, say; else nothing can go on
+            if not self._data_stands():
+                raise
+            return "FAIL", None, str(error)
         except torch.cuda.OutOfMemoryError:
             return "FAIL", None, "the memory of the GPU is too small for these settings"
         value = run.read(run.scores, Scores).splits["validation"].scores[self.metric].value
@@ -258,6 +265,13 @@ class _Search:
         if status == "complete":
             return run
         return resume(run.folder, open_test=False, on_evaluation=listener, progress=self.progress)
+
+    def _data_stands(self) -> bool:
+        """Whether the data by itself is what the search began with, so that a trial's settings are to blame."""
+        from finetune.data.prepare import prepare
+
+        fingerprint = prepare(self.loaded, progress=SILENT).fingerprint  # raises where the data itself is at fault
+        return bool(fingerprint[:FINGERPRINT_SHOWN] == self.plan.identity["data"])
 
     def _make_room(self, best: int | None) -> None:
         """Of the trials that have ended, only the best keeps its models, and none its checkpoints."""
@@ -345,7 +359,7 @@ def _identity(loaded: LoadedRecipe, space: Search, *, progress: Progress) -> dic
     settings = [override("model.name", name) for name in models] if isinstance(models, list) else []
     checked = [check(_trial_recipe(loaded, [one] if one else []), progress=progress) for one in settings or [""]]
     searched = {f"search.space.{name}": values for name, values in space.model_dump(mode="json")["space"].items()}
-    identity = {"data": checked[0]["data_fingerprint"][:16], "search.prune": space.prune, **searched}
+    identity = {"data": checked[0]["data_fingerprint"][:FINGERPRINT_SHOWN], "search.prune": space.prune, **searched}
     if isinstance(loaded.recipe, ClassifierRecipe):  # calibrating changes probabilities, and with them log_loss
         identity["evaluation.calibrate"] = loaded.recipe.evaluation.calibrate
     return identity | {key: value for key, value in settings_identity(loaded.recipe).items() if key not in space.space}

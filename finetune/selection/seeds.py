@@ -28,7 +28,13 @@ SEEDS = "seeds.json"
 DEVIATION_NOTE = (
     "the deviation is over seeds on the same splits, not over documents: each run's intervals are for those"
 )
-BASELINES_DIFFER = "a baseline differs between the seeds, because it learns from what the seed draws; its mean is shown"
+BASELINES_DIFFER = (
+    "a baseline differs between the seeds, because it learns from or writes what the seed draws; its mean is shown"
+)
+SAMPLES_DIFFER = (
+    "texts were written for other documents with each seed (evaluation.sample is drawn by the seed), so that the "
+    "deviation of their scores is partly that of the sample"
+)
 
 
 class SeedRun(RunFile):
@@ -108,7 +114,7 @@ def summarise(loaded: LoadedRecipe, runs: dict[int, Run], *, folder: Path, held:
     return SeedStudy(
         name=loaded.name,
         metric=loaded.recipe.training.metric_for_best_model,
-        documents=first.splits["test"].scores["accuracy"].n,
+        documents=max(score.n for score in first.splits["test"].scores.values()),
         split_seed=held,
         runs=[
             SeedRun(
@@ -124,7 +130,12 @@ def summarise(loaded: LoadedRecipe, runs: dict[int, Run], *, folder: Path, held:
             name: {metric: _spread([each[metric] for each in values]).mean for metric in values[0]}
             for name, values in theirs.items()
         },
-        notes=[DEVIATION_NOTE, looks, *([BASELINES_DIFFER] if differing else [])],
+        notes=[
+            DEVIATION_NOTE,
+            looks,
+            *([BASELINES_DIFFER] if differing else []),
+            *([SAMPLES_DIFFER] if len({_written(run) for run in runs.values()}) > 1 else []),
+        ],
     )
 
 
@@ -140,6 +151,13 @@ def _spread(values: Sequence[float | None]) -> SeedsScore:
     same = min(known) == max(known)  # the mean of equal numbers can be another in the last digit
     mean, deviation = (known[0], 0.0) if same else (float(np.mean(known)), float(np.std(known, ddof=1)))
     return SeedsScore(mean=mean, deviation=deviation, values=list(values))
+
+
+def _written(run: Run) -> frozenset[str]:
+    """The test documents that something was predicted for: with a sample, not all."""
+    table = read_table(run.predictions("test"))
+    said = zip(table["id"], table["prediction"], strict=True)
+    return frozenset(id for id, prediction in said if prediction is not None)
 
 
 def _has_copies(loaded: LoadedRecipe) -> bool:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune.data.packing import best_fit
 from finetune.training.batches import MICRO_BATCH_TOKENS, PASS_COST_TOKENS, of_device
+from finetune.training.fused_gelu import fuse_gelu
 from finetune.training.generating import generate
 from finetune.training.next_token import GenerationSettings
 from finetune.training.packed import Attention, Batch, causal_batches, prepare_packing, seq2seq_batches
@@ -66,6 +67,7 @@ class TextModel:
         end_ids: Iterable[int],
     ) -> TextModel:  # fmt: skip
         """Tries on the network itself how it reads packed sequences, and what its output head is."""
+        fuse_gelu(network)
         attention, fault = prepare_packing(network) if packing else ("padding", "")
         return cls(
             network, tokenizer, block_tokens, packed=attention != "padding", attention=attention,
