@@ -92,11 +92,13 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _data_verbs(verb: Verb) -> None:
     made = verb("init", verbs.init, "look at a data file and write a commented recipe for it")
-    made.add_argument("data", metavar="FILE", help="a csv, tsv, json, jsonl, parquet, arrow, xml or hdf5 file")
-    made.add_argument("--text", metavar="COLUMN", help="the column of the text (default: asked, or guessed)")
-    made.add_argument("--label", metavar="COLUMN", help="the column of the label")
+    made.add_argument(
+        "data", metavar="FILE", help="a csv, tsv, json, jsonl, parquet, arrow, xml, hdf5 or txt file, or a folder"
+    )
+    made.add_argument("--text", metavar="COLUMN", help="the column that is read (default: asked, or guessed)")
+    made.add_argument("--label", metavar="COLUMN", help="the column of the label, or of the text to write")
     made.add_argument("--group", metavar="COLUMN", help="rows that share this value stay in one split; - is none")
-    made.add_argument("--task", metavar="TASK", help="what to learn (default: text-classification)")
+    made.add_argument("--task", metavar="TASK", help="what to learn (default: asked, or guessed)")
     made.add_argument("--output", metavar="RECIPE", help="where to write it (default: the file's name with .yaml)")
     made.add_argument("--yes", action="store_true", help="take the guesses without asking")
     made.add_argument("--force", action="store_true", help="replace RECIPE when it exists")
@@ -133,7 +135,7 @@ def _run_verbs(verb: Verb) -> None:
         "--split", choices=("validation", "test"), default="test", help="default: test; each look at it is recorded"
     )
     made.add_argument("--model", choices=("best", "last"), default="best", help="default: best")
-    made.add_argument("--data", metavar="FILE", help="score new labelled data instead: anything data.source can name")
+    made.add_argument("--data", metavar="FILE", help="score new data instead: anything data.source can name")
     made.add_argument("--gate", action="append", default=[], metavar="RULE",
                       help="such as 'f1_macro>=0.80': exit 1 when it does not hold; may be repeated")  # fmt: skip
     made.add_argument(

@@ -14,7 +14,7 @@ from finetune.data.duplicates import content_hash
 from finetune.data.example_families import FEWEST_ROWS_OF_AN_INSTRUCTION, INSTRUCTION_SHARE
 from finetune.data.forms import Purpose
 from finetune.data.labels import LabelMap
-from finetune.data.prepare import Prepared
+from finetune.data.prepare import Prepared, split_seed
 from finetune.data.row_streams import values
 from finetune.data.sequences import encode_examples
 from finetune.data.written_examples import asked_text
@@ -68,7 +68,11 @@ def evaluate_new_texts(
     signatures = trained.splits["validation"].signatures
     bleu_tokenizer = bleu_tokenizer_of(signatures, _written_texts(prepared))
     judged = _Judged(
-        run, loaded, trained, predictor, TextScorer(prepared, recipe.evaluation, bleu_tokenizer, recipe.seed)
+        run,
+        loaded,
+        trained,
+        predictor,
+        TextScorer(prepared, recipe.evaluation, bleu_tokenizer, recipe.seed, split_seed(recipe)),
     )
     said = judged.predicted(np.flatnonzero(~is_taught(known)), told=f"{source} with {model}/", progress=progress)
     record_opening(run, known)

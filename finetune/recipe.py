@@ -307,7 +307,9 @@ class WriterRecipe(Recipe):
         strange = [name for name in self.evaluation.baselines if name not in DEFAULT_TEXT_BASELINES[self.form]]
         if strange:
             known = ", ".join(DEFAULT_TEXT_BASELINES[self.form])
-            raise ValueError(f"the baseline '{strange[0]}' does not go with this form of examples; these do: {known}")
+            raise ValueError(
+                f"evaluation.baselines: '{strange[0]}' does not go with this form of examples; these do: {known}"
+            )
         return self
 
     @property
@@ -333,15 +335,15 @@ class TextGenerationRecipe(WriterRecipe):
     @model_validator(mode="after")
     def _every_key_has_an_effect(self) -> TextGenerationRecipe:
         of_forms: list[tuple[Section, str, Form]] = [
-            (self.windows, "stride", "text"),
-            (self.generation, "prompt_tokens", "text"),
-            (self.generation, "examples", "pairs"),
-            (self.generation, "chat_template", "chat"),
+            (self.windows, "windows.stride", "text"),
+            (self.generation, "generation.prompt_tokens", "text"),
+            (self.generation, "generation.examples", "pairs"),
+            (self.generation, "generation.chat_template", "chat"),
         ]
         for section, key, form in of_forms:
-            default = type(section).model_fields[key].default
-            if form != self.form and getattr(section, key) != default:
-                raise ValueError(f"{key} is for {FORM_WORDS[form]}, and columns names {FORM_WORDS[self.form]}")
+            name = key.split(".")[-1]
+            if form != self.form and getattr(section, name) != type(section).model_fields[name].default:
+                raise ValueError(f"{key} is for {FORM_WORDS[form]}, and data.columns names {FORM_WORDS[self.form]}")
         return self
 
 

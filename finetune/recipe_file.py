@@ -68,7 +68,10 @@ def check_recipe(text: YamlText, overrides: Sequence[str] = (), *, base: Path, n
     try:
         recipe = recipe_class(text.values).model_validate(text.values)
     except ValidationError as error:
-        for item in sorted(error.errors(), key=lambda item: _line(text, item["loc"])):
+        told = error.errors()
+        if text.values.get("task") not in RECIPES:  # nobody knows which other keys would be right
+            told = [item for item in told if item["loc"] == ("task",)]
+        for item in sorted(told, key=lambda item: _line(text, item["loc"])):
             explain(item, recipe=recipe_class(text.values), text=text, problems=problems)
     check_extra(text, problems=problems)
     if recipe is not None and not problems.problems:  # a value of the space is judged beside sound settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ OLD_NAMES = {
     "overwrite_output_dir": "Name the run folder with --run DIR.",
     "output_dir": "Name the run folder with --run DIR.",
     "no_cuda": "Write use_cpu.",
-    "max_length": "Write windows.max_tokens.",
+    "max_length": "Write windows.max_tokens, or generation.max_new_tokens.",
     "epochs": "Write training.num_train_epochs.",
     "batch_size": "Write training.per_device_train_batch_size.",
     "lr": "Write training.learning_rate.",
@@ -55,6 +56,8 @@ MANAGED_FIELDS = {
     "enable_jit_checkpoint", "full_determinism",
 }  # fmt: skip
 
+DOTTED = re.compile(r"\b[a-z_]+(?:\.[a-z_]+)+\b")
+
 
 def explain(item: Any, *, recipe: type[Recipe], text: YamlText, problems: Collector) -> None:
     """One pydantic error as one of ours."""
@@ -76,9 +79,14 @@ def explain(item: Any, *, recipe: type[Recipe], text: YamlText, problems: Collec
         problems.add(where, f"'{found}' is not known", hint)
     elif kind == "value_error":
         message = str(item["ctx"]["error"])
-        written = [key for key in known_keys(path, recipe) if key in message and (*path, key) in text.lines]
+        named = [tuple(key.split(".")) for key in DOTTED.findall(message)]
+        written = [(key,) for key in known_keys(path, recipe) if key in message and (*path, key) in text.lines]
+        # A rule about two sections names the key that is at fault first.
+        written = [key for key in named if (*path, *key) in text.lines][:1] or written
         # A rule about several keys is broken where the only one stands that is written down.
-        problems.add(where_of(text, (*path, *written)) if len(written) == 1 else where, message)
+        place = (*path, *written[0]) if len(written) == 1 else path
+        key = _dotted(place)
+        problems.add(where_of(text, place), message.removeprefix(f"{key}: ").removeprefix(f"{key} "))
     elif found is None:
         problems.add(where, "is empty", "Fill it in, or remove the key.")
     elif kind in WANTED:

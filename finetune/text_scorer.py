@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.prepare import Prepared
+from finetune.data.prepare import Prepared, split_seed
 from finetune.data.row_streams import values
 from finetune.data.written_examples import chat_messages
-from finetune.recipe import TextEvaluation, WriterRecipe
+from finetune.recipe import TextEvaluation, WriterRecipe, writer_recipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import PairedTest, Score, ShownText, SplitScores
 from finetune.runs import Run, disk_faults, write_table
@@ -55,6 +55,13 @@ def choose_bleu_tokenizer(loaded: LoadedRecipe, recipe: WriterRecipe, prepared: 
     return chosen
 
 
+def text_scorer(loaded: LoadedRecipe, prepared: Prepared) -> TextScorer:
+    """The scorer of a writer's recipe. Raises as `choose_bleu_tokenizer`."""
+    recipe = writer_recipe(loaded.recipe)
+    bleu_tokenizer = choose_bleu_tokenizer(loaded, recipe, prepared)
+    return TextScorer(prepared, recipe.evaluation, bleu_tokenizer, recipe.seed, sample_seed=split_seed(recipe))
+
+
 @dataclass(frozen=True)
 class TextScorer:
     """Scores of predictions of the prepared splits, each with a 95 % interval over documents or groups."""
@@ -63,13 +70,14 @@ class TextScorer:
     evaluation: TextEvaluation
     bleu_tokenizer: str
     seed: int
+    sample_seed: int
 
     def written(self, split: str) -> Sequence[int]:
-        """The numbers of the documents that texts are written for: all, or a sample drawn by the recipe's seed."""
+        """The numbers of the documents that texts are written for: all, or a sample, the same for each training seed."""
         documents, most = len(self.prepared.splits[split]), self.evaluation.sample
         if most is None or most >= documents:
             return range(documents)
-        draw = np.random.default_rng([self.seed, documents])
+        draw = np.random.default_rng([self.sample_seed, documents])
         return sorted(draw.choice(documents, size=most, replace=False).tolist())
 
     def values(self, predicted: TextPredictions) -> dict[str, float | None]:

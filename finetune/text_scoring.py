@@ -21,7 +21,7 @@ from finetune.text_analysis import analyse_texts
 from finetune.text_fit import judge_writer
 from finetune.text_opponents import fit_text_opponents
 from finetune.text_predictor import TextPredictor
-from finetune.text_scorer import TextScorer, choose_bleu_tokenizer, write_text_predictions
+from finetune.text_scorer import TextScorer, text_scorer, write_text_predictions
 from finetune.training.plan import FitResult
 from finetune.training.text_inference import TextPredictions
 from finetune.writer_learner import WriterLearner
@@ -83,8 +83,7 @@ def rescore_writer(
     recipe = writer_recipe(loaded.recipe)
     if split == "test":
         run.record_test_opening(by="evaluate", documents=len(prepared.splits["test"]))
-    bleu_tokenizer = choose_bleu_tokenizer(loaded, recipe, prepared)
-    scorer = TextScorer(prepared, recipe.evaluation, bleu_tokenizer, recipe.seed)
+    scorer = text_scorer(loaded, prepared)
     use_cpu = recipe.training.use_cpu
     predicted = predict_saved_texts(run.folder / model, scorer, splits=[split], use_cpu=use_cpu, progress=progress)
     return scorer.score(predicted[split], split)

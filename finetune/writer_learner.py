@@ -34,7 +34,7 @@ from finetune.recipe_model import CausalFromScratch, Seq2SeqFromScratch
 from finetune.run_files import Calibration, Samples
 from finetune.runs import Json, Run, disk_faults, write_json
 from finetune.scratch_tokenizers import train_writer_tokenizer
-from finetune.text_scorer import TextScorer, choose_bleu_tokenizer, shown_texts
+from finetune.text_scorer import TextScorer, shown_texts, text_scorer
 from finetune.training.lessons import Turn
 from finetune.training.next_token import GenerationSettings
 from finetune.training.text_inference import TextModel, TextPredictions
@@ -135,7 +135,6 @@ def build_writer_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: 
     if text_model.note:
         notes.append(f"windows.packing: {text_model.note}; sequences are padded by length instead")
     generation = generation_settings(recipe.generation, seed=recipe.seed)
-    bleu_tokenizer = choose_bleu_tokenizer(loaded, recipe, prepared)
     return WriterLearner(
         form=recipe.form,
         text_model=text_model,
@@ -145,7 +144,7 @@ def build_writer_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: 
         notes=notes,
         settings={"format_version": 1, **ours.model_dump(mode="json")},
         generation=generation,
-        scorer=TextScorer(prepared, recipe.evaluation, bleu_tokenizer, recipe.seed),
+        scorer=text_scorer(loaded, prepared),
         fresh_model=lambda: build()[0],
     )
 

@@ -32,14 +32,14 @@ from finetune.recipe_lines import (
 NONE = "-"  # the answer for no group
 NEW_TEXT_SIZES = (16, 32, 64, 128, 256)
 PASSAGES = 100  # of a single text, so that every split has some
-MOST_PASSAGE_CHARACTERS = 2000
+MOST_PASSAGE_CHARACTERS = 1200
 FEWEST_CHARACTERS = 20_000  # a shorter text teaches next to nothing
 FEWEST_WORDS_OF_A_LANGUAGE = 5
 FEW_EXAMPLES = 10_000  # below, a pretrained model writes far better than a new one
 MOST_WRITTEN = 500  # texts an evaluation writes after every epoch
 EPOCHS_FOR_DOCUMENTS = ((2_000, 10), (20_000, 5), (100_000, 3))
-ASKED = {"pairs": "What should follow a {text}", "seq2seq": "Which {target} belongs to a {text}",
-         "chat": "What does the assistant say in these {text}", "text": "How do these texts go on"}  # fmt: skip
+ASKED = {"pairs": "From {text} to {target}", "seq2seq": "From {text} to {target}",
+         "chat": "What does the assistant say in {text}?", "text": "How do these texts go on?"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def _head(choices: WriterChoices, data: Path, recipe: Path, size: str, cautions:
     asked = ASKED[choices.form].format(text=shown(choices.text), target=shown(choices.target or ""))
     return as_comment(
         [
-            f"{asked}?   finetune train {shown(recipe.name)}",
+            f"{asked}   finetune train {shown(recipe.name)}",
             "",
             f"Written by finetune init after a look at {shown(data.name)}: {size}. Every line is a proposal;",
             "finetune check says whether they fit together.",
@@ -230,11 +230,11 @@ def _model(choices: WriterChoices, lengths: Lengths, *, examples: int) -> str:
     name, rate, why = _pretrained(choices, lengths.languages)
     tokenizer = "characters" if UNSPACED & {*lengths.languages} else "bytes"
     architecture = "t5" if choices.task == "seq2seq" else "gpt2"
-    many = "from" if examples >= FEW_EXAMPLES else "and with few examples like these from"
+    why_not = "above all after so few examples" if examples < FEW_EXAMPLES else "though slower"
     heading = as_comment(
         [
-            "A small model with new weights: it needs no download and shows that all fits together, but it begins with",
-            f"no language at all. What it writes is far better {many} a pretrained one: replace this section by",
+            "A small model with new weights: it needs no download and shows that all fits together, but it knows no",
+            f"language yet. A pretrained one writes far better, {why_not}: replace this section by",
             f"  model: {{name: {name}}}  # {why}",
             f"and write learning_rate: {rate} below.",
         ]

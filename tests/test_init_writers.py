@@ -184,7 +184,7 @@ def test_a_short_text_is_warned_of(here: Path) -> None:
 
 @pytest.mark.parametrize("splits", [(), ("train", "validation", "test")])
 def test_a_folder_of_texts(splits: Sequence[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for row, sentence in enumerate(book(30_000).splitlines()[:60]):
+    for row, sentence in enumerate(book(30_000).split("\n\n")[:60]):
         path = Path("texts", *([splits[row % len(splits)]] if splits else []), f"{row}.txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(sentence, encoding="utf-8")

@@ -295,7 +295,7 @@ def test_the_schema_describes_every_property() -> None:
 
 
 def test_an_unknown_task_is_told_the_known_ones() -> None:
-    told = problems("task: text-clasification\ndata: {source: x.csv}\n")
+    told = problems("task: text-clasification\ndata: {source: x.csv}\ngeneration: {num_beams: 2}\n")
     assert told == ["recipe.yaml:1: task: 'text-clasification' is not known. Did you mean 'text-classification'?"]
     assert "text-classification, text-generation, seq2seq" in problems("task: poems\ndata: {source: x}\n")[0]
 
@@ -322,6 +322,15 @@ def test_an_unknown_task_is_told_the_known_ones() -> None:
 def test_what_does_not_go_with_a_task_is_refused(task: str, override: str, message: str) -> None:
     told = problems(SMALLEST_OF[task], override)
     assert any(message in each for each in told), told
+
+
+def test_a_key_that_has_no_effect_is_told_where_it_stands() -> None:
+    text = SMALLEST_OF["text-generation"]
+    pairs = "data.columns={prompt: a, completion: b}"
+    told = problems(text, pairs, "windows.stride=5")
+    assert told[0].startswith("command line: windows.stride: is for plain text, and data.columns names")
+    told = problems(text + "evaluation: {baselines: [copy_source]}\n")
+    assert told[0].startswith("recipe.yaml:4: evaluation.baselines: 'copy_source' does"), told
 
 
 @pytest.mark.parametrize(

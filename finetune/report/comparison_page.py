@@ -43,7 +43,7 @@ def render_comparison(comparison: Comparison, folder: Path, language: Language) 
         [_compared_runs(ranked, tested, comparison.metric, folder, words)],
         [
             ("tests", words("pairs"), _pairs(comparison.tests, tested, words)),
-            ("changed", words("changed.documents"), [_changed(each, words) for each in comparison.changed]),
+            ("changed", words("changed.documents"), [_sides(each, words) for each in comparison.changed]),
             ("scores", words("all_scores"), _run_scores(ranked, words)),
             ("notes", words("notes"), [_left_out(comparison.left_out, words), notes(comparison.notes, words)]),
         ],
@@ -111,6 +111,50 @@ def _pairs(pairs: Sequence[ComparedPair], tested: str, words: Words) -> list[Chi
     columns = [Column(words(name) if name else "McNemar") for name in names]
     made = table(words("paired.caption", metric=tested), [*columns, Column(words("result"))], rows, classes="headline")
     return [made, foot(words("paired.about_texts" if of_text else "paired.about"))] if made else []
+
+
+def _sides(sides: ChangedSides, words: Words) -> Markup:
+    return _changed(sides, words) if sides.metric is None else _better_texts(sides, sides.metric, words)
+
+
+def _better_texts(sides: ChangedSides, metric: str, words: Words) -> Markup:
+    """On how many documents each of two writers is better, and the texts that differ most."""
+    counts = table(
+        None,
+        [Column(""), Column(words("documents"))],
+        [
+            [words("changed.better", name=label(sides.first)), sides.only_first_right],
+            [words("changed.better", name=label(sides.second)), sides.only_second_right],
+            [words("changed.equal"), sides.equal],
+        ],
+    )
+    columns = [Column(words("id"), "t"), Column(words("reference"), "t")]
+    for side in (sides.first, sides.second):
+        columns += [Column(label(side), "t"), Column(metric)]
+    documents = table(
+        words("changed.documents"),
+        columns,
+        [
+            [
+                label(each.id),
+                label(each.reference),
+                label(each.first),
+                _scored(each.first_score, metric),
+                label(each.second),
+                _scored(each.second_score, metric),
+            ]
+            for each in sides.documents[:MOST_CHANGED]
+        ],
+    )
+    return joined(
+        tag("h3", words("changed", first=label(sides.first), second=label(sides.second))),
+        [counts, documents],
+        foot(words("changed.by", metric=metric)),
+    )
+
+
+def _scored(score: float | None, metric: str) -> str:
+    return "" if score is None else number(score, metric)
 
 
 def _changed(sides: ChangedSides, words: Words) -> Markup:

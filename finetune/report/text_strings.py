@@ -13,6 +13,9 @@ TEXT_WORDS: dict[str, tuple[str, str]] = {
     "plot.beside": ("{metric} on validation by epoch; the loss chose the epoch", "各轮验证集 {metric}；轮次由 loss 选出"),
     # ---- paired tests
     "paired.about_texts": ("Approximate randomisation, two-sided; it swaps whole documents, or whole groups where there are groups. Better means ahead with p below 0.05. A document counts for the side whose own score on it is better (of BLEU, the sentence's).", "近似随机化检验（双侧）；按整篇文档互换，有分组时按整组互换。“更好”指领先且 p 小于 0.05。每篇文档计入自身得分更好的一方（BLEU 按单句计算）。"),
+    "changed.better": ("{name} better", "{name} 较好"),
+    "changed.equal": ("neither better", "不分高下"),
+    "changed.by": ("A document counts for the side whose own {metric} on it is better; these differ most.", "每篇文档计入自身 {metric} 较高的一方；以下是差距最大的文档。"),
     "ahead_ours": ("model better on", "模型较好的文档"),
     "ahead_theirs": ("baseline better on", "基线较好的文档"),
     "first_ahead": ("first better on", "前者较好的文档"),

@@ -15,7 +15,6 @@ import numpy as np
 
 from finetune.errors import CheckpointError, RecipeError, did_you_mean, listed
 from finetune.progress import WARNING
-from finetune.recipe import ClassifierRecipe
 from finetune.run_files import PairedTest, Score
 from finetune.runs import new_run_folder, write_json
 from finetune.scores.intervals import LEAST_EFFECTIVE_GROUPS, independent_units
@@ -102,7 +101,7 @@ def _check_place(place: Path) -> None:
 
 def _contest(finished: Sequence[FinishedRun], *, intersection: bool) -> Contest:
     """Labels against labels, or texts against texts: those of text-generation and seq2seq compare too."""
-    of_labels = [isinstance(one.recipe, ClassifierRecipe) for one in finished]
+    of_labels = [one.info.task == "text-classification" for one in finished]
     if len({*of_labels}) > 1:
         other = of_labels.index(not of_labels[0])
         where = f"{finished[0].run.folder}, {finished[other].run.folder}"

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 # What a search writes before plan.json; a folder with nothing else in it was never begun.
 BEGUN = {LOCK, OWN_FUNCTIONS, "study.log", ".study.log.lock", "recipe.yaml", ".recipe.yaml.tmp", ".plan.json.tmp"}
-FINGERPRINT_SHOWN = 16
 STATUS: dict[str, Literal["complete", "pruned", "failed"]] = {
     "COMPLETE": "complete",
     "PRUNED": "pruned",
@@ -227,6 +226,7 @@ class _Search:
         """State, value and failure of a trial after its training."""
         import torch
 
+        from finetune.data.prepare import prepare
         from finetune.training.plan import Pruned
 
         try:
@@ -235,9 +235,8 @@ class _Search:
             return "PRUNED", None, None
         except (TrainingFailed, RecipeError, ModelError) as error:
             return "FAIL", None, str(error)
-        except DataError as error:  # of a text that is too long for these settings, say; else nothing can go on
-            if not self._data_stands():
-                raise
+        except DataError as error:  # a text is too long for these settings, say
+            prepare(self.loaded, progress=SILENT)  # raises where the data itself is at fault, for then nothing goes on
             return "FAIL", None, str(error)
         except torch.cuda.OutOfMemoryError:
             return "FAIL", None, "the memory of the GPU is too small for these settings"
@@ -265,13 +264,6 @@ class _Search:
         if status == "complete":
             return run
         return resume(run.folder, open_test=False, on_evaluation=listener, progress=self.progress)
-
-    def _data_stands(self) -> bool:
-        """Whether the data by itself is what the search began with, so that a trial's settings are to blame."""
-        from finetune.data.prepare import prepare
-
-        fingerprint = prepare(self.loaded, progress=SILENT).fingerprint  # raises where the data itself is at fault
-        return bool(fingerprint[:FINGERPRINT_SHOWN] == self.plan.identity["data"])
 
     def _make_room(self, best: int | None) -> None:
         """Of the trials that have ended, only the best keeps its models, and none its checkpoints."""
@@ -359,7 +351,7 @@ def _identity(loaded: LoadedRecipe, space: Search, *, progress: Progress) -> dic
     settings = [override("model.name", name) for name in models] if isinstance(models, list) else []
     checked = [check(_trial_recipe(loaded, [one] if one else []), progress=progress) for one in settings or [""]]
     searched = {f"search.space.{name}": values for name, values in space.model_dump(mode="json")["space"].items()}
-    identity = {"data": checked[0]["data_fingerprint"][:FINGERPRINT_SHOWN], "search.prune": space.prune, **searched}
+    identity = {"data": checked[0]["data_fingerprint"][:16], "search.prune": space.prune, **searched}
     if isinstance(loaded.recipe, ClassifierRecipe):  # calibrating changes probabilities, and with them log_loss
         identity["evaluation.calibrate"] = loaded.recipe.evaluation.calibrate
     return identity | {key: value for key, value in settings_identity(loaded.recipe).items() if key not in space.space}

@@ -31,10 +31,6 @@ DEVIATION_NOTE = (
 BASELINES_DIFFER = (
     "a baseline differs between the seeds, because it learns from or writes what the seed draws; its mean is shown"
 )
-SAMPLES_DIFFER = (
-    "texts were written for other documents with each seed (evaluation.sample is drawn by the seed), so that the "
-    "deviation of their scores is partly that of the sample"
-)
 
 
 class SeedRun(RunFile):
@@ -134,7 +130,6 @@ def summarise(loaded: LoadedRecipe, runs: dict[int, Run], *, folder: Path, held:
             DEVIATION_NOTE,
             looks,
             *([BASELINES_DIFFER] if differing else []),
-            *([SAMPLES_DIFFER] if len({_written(run) for run in runs.values()}) > 1 else []),
         ],
     )
 
@@ -151,13 +146,6 @@ def _spread(values: Sequence[float | None]) -> SeedsScore:
     same = min(known) == max(known)  # the mean of equal numbers can be another in the last digit
     mean, deviation = (known[0], 0.0) if same else (float(np.mean(known)), float(np.std(known, ddof=1)))
     return SeedsScore(mean=mean, deviation=deviation, values=list(values))
-
-
-def _written(run: Run) -> frozenset[str]:
-    """The test documents that something was predicted for: with a sample, not all."""
-    table = read_table(run.predictions("test"))
-    said = zip(table["id"], table["prediction"], strict=True)
-    return frozenset(id for id, prediction in said if prediction is not None)
 
 
 def _has_copies(loaded: LoadedRecipe) -> bool:
