@@ -25,7 +25,7 @@ OLD_NAMES = {
     "overwrite_output_dir": "Name the run folder with --run DIR.",
     "output_dir": "Name the run folder with --run DIR.",
     "no_cuda": "Write use_cpu.",
-    "max_length": "Write windows.max_tokens, or generation.max_new_tokens.",
+    "max_length": "Write windows.max_tokens.",
     "epochs": "Write training.num_train_epochs.",
     "batch_size": "Write training.per_device_train_batch_size.",
     "lr": "Write training.learning_rate.",
@@ -110,6 +110,8 @@ def _dotted(path: Sequence[str | int]) -> str:
 def _right_key(path: Sequence[str | int], recipe: type[Recipe]) -> str:
     """What to write instead of a key that is not known where it stands."""
     name, known = str(path[-1]), known_keys(path[:-1], recipe)
+    if tuple(path) == ("generation", "max_length"):
+        return "Write generation.max_new_tokens, which counts no prompt."
     for section in known:
         if name in known_keys([*path[:-1], section], recipe):
             return f"Write {_dotted([*path[:-1], section, name])}."

@@ -73,7 +73,7 @@ class TextScorer:
     sample_seed: int
 
     def written(self, split: str) -> Sequence[int]:
-        """The numbers of the documents that texts are written for: all, or a sample, the same for each training seed."""
+        """The numbers of the documents that texts are written for: all, or a sample, the same for every training."""
         documents, most = len(self.prepared.splits[split]), self.evaluation.sample
         if most is None or most >= documents:
             return range(documents)

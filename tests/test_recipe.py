@@ -305,6 +305,7 @@ def test_an_unknown_task_is_told_the_known_ones() -> None:
     [
         ("text-generation", "windows.aggregate=mean", "'windows.aggregate'. It belongs to text-classification."),
         ("text-classification", "generation.max_new_tokens=5", "It belongs to text-generation, seq2seq."),
+        ("seq2seq", "generation.max_length=30", "Write generation.max_new_tokens"),
         ("seq2seq", "windows.stride=5", "It belongs to text-classification, text-generation."),
         ("seq2seq", "training.metric_for_best_model=f1_macro", "'f1_macro' is not known"),
         ("text-generation", "evaluation.baselines=[majority]", "'majority' is not known"),
