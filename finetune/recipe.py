@@ -278,6 +278,7 @@ class ClassifierRecipe(Recipe):
 class WriterRecipe(Recipe):
     """What the recipes of all generators have."""
 
+    data: TextData | PairData = Field(description="The examples.")
     cleaning: Annotated[list[CleaningStep], AfterValidator(no_repeated_steps)] = Field(
         [CleaningStep(name=name) for name in DEFAULT_TEXT_CLEANING],
         description="Cleaning steps, in this order; a step with a value is written `drop_short: 20`.",
@@ -315,7 +316,7 @@ class WriterRecipe(Recipe):
     @property
     def form(self) -> Form:
         """How an example is written down."""
-        raise NotImplementedError
+        return self.data.columns.form
 
 
 class TextGenerationRecipe(WriterRecipe):
@@ -327,10 +328,6 @@ class TextGenerationRecipe(WriterRecipe):
     windows: TextWindows = Field(TextWindows(), description="Sequences of tokens, and the blocks they are packed into.")
     training: CausalTraining = Field(CausalTraining(), description="The training.")
     generation: TextGeneration = Field(TextGeneration(), description="How the model writes.")
-
-    @property
-    def form(self) -> Form:
-        return self.data.columns.form
 
     @model_validator(mode="after")
     def _every_key_has_an_effect(self) -> TextGenerationRecipe:
@@ -359,10 +356,6 @@ class Seq2SeqRecipe(WriterRecipe):
 
     @classmethod
     def _form_of(cls, values: object) -> Form:
-        return "seq2seq"
-
-    @property
-    def form(self) -> Form:
         return "seq2seq"
 
 

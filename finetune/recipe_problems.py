@@ -84,9 +84,9 @@ def explain(item: Any, *, recipe: type[Recipe], text: YamlText, problems: Collec
         # A rule about two sections names the key that is at fault first.
         written = [key for key in named if (*path, *key) in text.lines][:1] or written
         # A rule about several keys is broken where the only one stands that is written down.
-        place = (*path, *written[0]) if len(written) == 1 else path
-        key = _dotted(place)
-        problems.add(where_of(text, place), message.removeprefix(f"{key}: ").removeprefix(f"{key} "))
+        at_fault = (*path, *written[0]) if len(written) == 1 else path
+        key = _dotted(at_fault)
+        problems.add(where_of(text, at_fault), message.removeprefix(f"{key}: ").removeprefix(f"{key} "))
     elif found is None:
         problems.add(where, "is empty", "Fill it in, or remove the key.")
     elif kind in WANTED:

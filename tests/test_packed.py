@@ -258,5 +258,5 @@ def test_on_a_gpu_all_sequences_go_to_one_flash_attention(monkeypatch: pytest.Mo
 def test_attention_of_another_kind_is_refused() -> None:
     states = torch.zeros(1, 1, 2, 4)
     told = Segments([2], torch.tensor([0, 2], dtype=torch.int32), 2)
-    with pytest.raises(NotImplementedError, match="softcap"):
+    with pytest.raises(ValueError, match="softcap"):
         attend_segments(torch.nn.Module(), states, states, states, None, segments=told, softcap=5.0)

@@ -50,7 +50,7 @@ def attend_segments(
         return result
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if named.get(name) is not None]
     if unknown or not getattr(module, "is_causal", True):
-        raise NotImplementedError(f"attention with {', '.join(unknown) or 'a view of later tokens'}")
+        raise ValueError(f"attention with {', '.join(unknown) or 'a view of later tokens'}")
     window = named.get("sliding_window")
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _attend_flash(query, key, value, segments, scaling=scaling, window=window), None
