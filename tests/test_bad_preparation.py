@@ -234,7 +234,7 @@ OUTPUT = [
         "t.csv: no column looks like a label",
         "Found: no other column",
         "Name it with --label COLUMN",
-        argv=INIT,
+        argv=(*INIT, "--task", "text-classification"),
     ),
     refused(
         "init with an id",
