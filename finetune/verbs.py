@@ -225,7 +225,8 @@ def load_target(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
                 str(target), f"--text and --label go with a data file ({kinds})", "A recipe has data.columns."
             )
         if target.is_file() and target.suffix.lower() not in RECIPE_SUFFIXES:
-            raise RecipeError(str(target), f"is neither a recipe (.yaml) nor a data file ({listed(TABLE_SUFFIXES)})")
+            what = f"is neither a recipe (.yaml) nor a data file ({listed(TABLE_SUFFIXES)})"
+            raise RecipeError(str(target), what, "To learn from a text, write its recipe: finetune init FILE.")
         return load_recipe(target, overrides)
     if not target.exists():
         beside = [item.name for item in target.parent.iterdir()] if target.parent.is_dir() else []

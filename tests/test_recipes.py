@@ -32,12 +32,12 @@ SMALLER = {
 EXAMPLES = ("chats.yaml", "lighthouse.yaml", "opposites.yaml", "phrases.yaml", "reviews.yaml", "reviews-augmented.yaml")
 INSIDE_DATA = (
     *EXAMPLES,
-    *("chinese-sentiment-bert.yaml", "gpt2-text.yaml", "python-docs.yaml", "python-functions.yaml"),
+    *("chinese-sentiment-bert.yaml", "gpt2-text.yaml", "instruct.yaml", "python-docs.yaml", "python-functions.yaml"),
     "reviews-search.yaml",
 )
 TASKS = {
     "text-generation": {
-        *("chats.yaml", "chinese-poems.yaml", "gpt2-text.yaml", "lighthouse.yaml", "opposites.yaml"),
+        *("chats.yaml", "chinese-poems.yaml", "gpt2-text.yaml", "instruct.yaml", "lighthouse.yaml", "opposites.yaml"),
         *("python-functions.yaml", "tinyshakespeare.yaml"),
     },
     "seq2seq": {"multi30k-en-de.yaml", "phrases.yaml"},

@@ -51,7 +51,7 @@ TEXT_WORDS: dict[str, tuple[str, str]] = {
     "samples.best": ("epoch {epoch}, in best/", "第 {epoch} 轮，存于 best/"),
     "samples.hidden_epochs": ("{shown} of {all} evaluations are shown; the others are in samples/.", "共 {all} 次评估，显示 {shown} 次；其余见 samples/。"),
     "samples.hidden": ("{n} more documents are in samples/.", "另有 {n} 篇文档见 samples/。"),
-    "given.text": ("document, from its beginning", "文档（从头起）"),
+    "given.text": ("beginning, to be continued", "给出的开头"),
     "given.pairs": ("prompt", "提示"),
     "given.chat": ("chat", "对话"),
     "given.seq2seq": ("source", "原文"),
