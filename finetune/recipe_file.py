@@ -69,7 +69,7 @@ def check_recipe(text: YamlText, overrides: Sequence[str] = (), *, base: Path, n
         recipe = recipe_class(text.values).model_validate(text.values)
     except ValidationError as error:
         told = error.errors()
-        if text.values.get("task") not in RECIPES:  # nobody knows which other keys would be right
+        if _nearest_task(text.values) is None:  # nobody knows which other keys would be right
             told = [item for item in told if item["loc"] == ("task",)]
         for item in sorted(told, key=lambda item: _line(text, item["loc"])):
             explain(item, recipe=recipe_class(text.values), text=text, problems=problems)
@@ -82,9 +82,15 @@ def check_recipe(text: YamlText, overrides: Sequence[str] = (), *, base: Path, n
 
 
 def recipe_class(values: Mapping[str, Any]) -> type[Recipe]:
-    """The class of the recipes of this task; without a known one that of text classification, whose check says so."""
-    task = values.get("task")
-    return RECIPES.get(task, ClassifierRecipe) if isinstance(task, str) else ClassifierRecipe
+    """The class of the recipes of this task, or of the one that was meant; its check says which tasks there are."""
+    return RECIPES[_nearest_task(values) or "text-classification"]
+
+
+def _nearest_task(values: Mapping[str, Any]) -> str | None:
+    """The task, or what a misspelt one means. A recipe without any is taken for one of text classification."""
+    task = str(values.get("task") or "text-classification")
+    hint = did_you_mean(task, RECIPES)
+    return task if task in RECIPES else next((name for name in RECIPES if f"'{name}'" in hint), None)
 
 
 def recipe_schema() -> dict[str, Any]:
