@@ -183,7 +183,7 @@ def _encoded(
 
 
 def sequence_table(rows: datasets.Dataset) -> SequenceTable:
-    """Every sequence of the training documents as an example of its own; nothing is copied out of Arrow."""
+    """Every sequence of the training documents as an example of its own, in flat Arrow columns in memory."""
     table = rows.with_format("arrow")[:]
     ids, learn = (pc.list_flatten(table.column(name).combine_chunks()) for name in ("ids", "learn"))
     learnt = np.add.reduceat(pc.list_flatten(learn).to_numpy(zero_copy_only=False).astype(np.int64), _starts(learn))
