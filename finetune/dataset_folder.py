@@ -27,7 +27,7 @@ from finetune.data.written_exports import as_written
 from finetune.data_card import card
 from finetune.errors import RecipeError
 from finetune.progress import WARNING, Progress
-from finetune.recipe import ClassifierRecipe
+from finetune.recipe import ClassifierRecipe, text_recipe
 from finetune.recipe_data import ExportFormat
 from finetune.recipe_file import LoadedRecipe, dump_recipe, relocate
 from finetune.runs import Json, disk_faults
@@ -75,7 +75,7 @@ def prepare_folder(
         beside = {
             "data.json": json.dumps(report, ensure_ascii=False, indent=1),
             "recipe.yaml": recipe,
-            **own_function_texts(loaded.recipe.cleaning, loaded.base),
+            **own_function_texts(text_recipe(loaded.recipe).cleaning, loaded.base),
             "README.md": card(report, sizes=sizes, columns=columns, format=format, title=loaded.name),
         }
         files = export(splits, folder, format=format, beside=beside, force=force, progress=progress)
@@ -124,7 +124,7 @@ def _named(loaded: LoadedRecipe, prepared: Prepared, format: ExportFormat) -> di
     """The splits with the columns to export: text to write under the names of the recipe."""
     if prepared.form is None:
         return prepared.splits
-    return as_written(prepared.splits, column_map(columns_of(loaded.recipe.data)), format=format)
+    return as_written(prepared.splits, column_map(columns_of(text_recipe(loaded.recipe).data)), format=format)
 
 
 def _learnt_from_train(report: Json) -> list[str]:

@@ -17,7 +17,7 @@ from finetune.data.guess_forms import (
 )
 from finetune.errors import DataError, RecipeError, did_you_mean, listed
 from finetune.progress import write
-from finetune.recipe import TaskName
+from finetune.recipe import TextTaskName
 from finetune.starter import Choices, ask, describe, write_recipe
 from finetune.writer_starter import WriterChoices, ask_columns, write_texts_recipe, write_writer_recipe
 
@@ -45,16 +45,18 @@ def first_recipe(
     return written, write_writer_recipe(guess, target, choices=written)
 
 
-def _named_task(named: str | None) -> TaskName | None:
-    known = get_args(TaskName)
+def _named_task(named: str | None) -> TextTaskName | None:
+    known = get_args(TextTaskName)
     if named is not None and named not in known:
         do = did_you_mean(named, known) or f"Choose one of: {listed(known)}."
-        raise RecipeError("--task", f"'{named}' is not a task of today", do)
-    return cast(TaskName | None, named)
+        if named == "image-generation":
+            do = "Copy recipes/digits-vae.yaml and name your images in data.source."
+        raise RecipeError("--task", f"init writes no recipe for '{named}'", do)
+    return cast(TextTaskName | None, named)
 
 
 def _of_texts(
-    data: Path, target: Path, flags: Mapping[str, str | None], stderr: TextIO, *, task: TaskName | None
+    data: Path, target: Path, flags: Mapping[str, str | None], stderr: TextIO, *, task: TextTaskName | None
 ) -> tuple[WriterChoices, str]:
     if task not in (None, "text-generation"):
         what = f"is plain text, of which {task} has no columns"

@@ -24,6 +24,7 @@ from finetune.data.sources import Loaded, load_examples
 from finetune.data.written_rows import whole_texts
 from finetune.errors import DataError, FinetuneError, Problem, listed
 from finetune.progress import WARNING, Progress
+from finetune.recipe import text_recipe
 from finetune.recipe_data import Form, LabelledData, TextData
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import RunInfo, Scores
@@ -62,7 +63,7 @@ class NewExamples:
 
 def read_new(source: str, loaded: LoadedRecipe, *, progress: Progress) -> NewExamples:
     """The rows of a source that `data.source` can name, after the run's own steps. Raises DataError as `prepare`."""
-    recipe, form = loaded.recipe, form_of(loaded.recipe)
+    recipe, form = text_recipe(loaded.recipe), form_of(loaded.recipe)
     read, notes = _loaded(source, loaded, progress=progress)
     if len(read.splits) > 1:
         notes.append(f"{source} has splits of its own, which are scored together: {listed(read.splits)}")
@@ -194,14 +195,15 @@ def unfinished(folder: Path) -> Iterator[Path]:
 
 
 def _passage_characters(loaded: LoadedRecipe) -> int | None:
-    data = loaded.recipe.data
+    data = text_recipe(loaded.recipe).data
     return data.passage_characters if isinstance(data, TextData) else None
 
 
 def _loaded(source: str, loaded: LoadedRecipe, *, progress: Progress) -> tuple[Loaded, list[str]]:
     """The examples; columns that scoring can do without are left out where the new data has them not."""
-    data = loaded.recipe.data
-    columns, slices, notes = column_map(columns_of(data)), tuple(loaded.recipe.evaluation.slices), list[str]()
+    recipe = text_recipe(loaded.recipe)
+    data = recipe.data
+    columns, slices, notes = column_map(columns_of(data)), tuple(recipe.evaluation.slices), list[str]()
     while True:
         try:
             read = load_examples(

@@ -21,7 +21,7 @@ from finetune.data.own_functions import own_function_folders
 from finetune.data.windows import Ints, cut_windows, passages
 from finetune.errors import DataError, ModelError, listed
 from finetune.models import load_classifier
-from finetune.recipe import Windows
+from finetune.recipe_windows import Windows
 from finetune.run_files import Calibration
 from finetune.runs import MODEL_SETTINGS, Run, find_run
 from finetune.tasks.base import Floats, Task

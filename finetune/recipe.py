@@ -13,13 +13,17 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from finetune.cleaning_steps import DEFAULT_CLEANING, DEFAULT_TEXT_CLEANING, CleaningStep, no_repeated_steps
+from finetune.errors import RecipeError
 from finetune.recipe_data import Data, Form, LabelledData, PairData, TextData
+from finetune.recipe_image import ImageData, ImageEvaluation, ImageModel, Images, ImageTraining, Vae
 from finetune.recipe_model import DEFAULT_MODEL, CausalModel, EncoderModel, Model, Seq2SeqModel
-from finetune.recipe_parts import Number, Section, WholeNumber, no_repeats
-from finetune.recipe_training import CausalTraining, ClassifierTraining, Seq2SeqTraining, Training
+from finetune.recipe_parts import Evaluation, Number, Section, WholeNumber, no_repeats
+from finetune.recipe_training import AnyTraining, CausalTraining, ClassifierTraining, Seq2SeqTraining, Training
+from finetune.recipe_windows import PairWindows, TextWindows, Windows
 from finetune.search_space import Search
 
-TaskName = Literal["text-classification", "text-generation", "seq2seq"]
+TextTaskName = Literal["text-classification", "text-generation", "seq2seq"]
+TaskName = Literal[TextTaskName, "image-generation"]
 BaselineName = Literal["majority", "naive_bayes", "tfidf_logistic", "frozen_encoder"]
 DEFAULT_BASELINES: list[BaselineName] = ["majority", "naive_bayes", "tfidf_logistic", "frozen_encoder"]
 TextBaselineName = Literal["copy_source", "nearest_neighbour", "ngram", "hidden_markov", "zero_shot", "few_shot"]
@@ -30,77 +34,11 @@ DEFAULT_TEXT_BASELINES: dict[Form, list[TextBaselineName]] = {
     "chat": ["nearest_neighbour", "ngram", "hidden_markov", "zero_shot"],
     "seq2seq": ["copy_source", "nearest_neighbour", "ngram", "hidden_markov", "zero_shot"],
 }
+LARGEST_TRAINED_IMAGE = 256
 FORM_WORDS: dict[Form, str] = {
     "text": "plain text", "pairs": "prompts and completions", "chat": "chats", "seq2seq": "sources and targets",
 }  # fmt: skip
 BleuTokenizer = Literal["13a", "zh", "ja-mecab", "ko-mecab", "intl", "char", "none", "flores101", "flores200"]
-
-
-class Windows(Section):
-    """How long documents become windows of tokens."""
-
-    max_tokens: WholeNumber = Field(512, ge=8, description="Longest window in tokens, special tokens included.")
-    stride: WholeNumber = Field(128, ge=0, description="Tokens shared by neighbouring windows.")
-    boundary: Literal["sentence", "token"] = Field(
-        "sentence", description="End a window at a paragraph or sentence end in its last quarter, or at the last token."
-    )
-    aggregate: Literal["mean", "mean_logits", "max"] = Field(
-        "mean", description="Windows to document: mean of probabilities, mean of logits, or highest probability."
-    )
-    max_per_document: WholeNumber | None = Field(
-        None, ge=1, description="Train and predict on at most this many windows of a document; the cut is counted."
-    )
-    keep: Literal["head", "head_tail", "spread"] = Field(
-        "head", description="Which windows max_per_document keeps: the first, half from each end, or evenly spread."
-    )
-    truncate: bool = Field(False, description="Keep only the first window; the cost is printed.")
-
-    @model_validator(mode="after")
-    def _stride_fits(self) -> Windows:
-        if self.stride >= self.max_tokens - 2:
-            raise ValueError(
-                f"stride {self.stride} must be smaller than max_tokens {self.max_tokens} less two special tokens"
-            )
-        if self.truncate and self.max_per_document is not None:
-            raise ValueError("truncate keeps one window, so max_per_document has no effect; keep one of them")
-        if self.keep != "head" and self.max_per_document is None:
-            raise ValueError(f"keep '{self.keep}' chooses among windows and needs max_per_document")
-        return self
-
-
-class TextWindows(Section):
-    """How text becomes sequences of tokens, and sequences blocks."""
-
-    max_tokens: WholeNumber = Field(512, ge=8, description="Longest sequence in tokens, special tokens included.")
-    stride: WholeNumber | None = Field(
-        None,
-        ge=0,
-        description="Plain text: tokens of context before those that a window of an evaluation scores; "
-        "default is a quarter of max_tokens.",
-    )
-    packing: Literal["best_fit", "none"] = Field(
-        "best_fit", description="Put the sequences of a step into blocks of max_tokens, without leaks, or pad them."
-    )
-    completions_only: bool = Field(True, description="Learn completions and the assistant's turns, or every token.")
-    too_long: Literal["cut", "drop", "refuse"] = Field(
-        "cut", description="An example beyond max_tokens: cut its prompt from the left, drop it from train, or stop."
-    )
-
-    @model_validator(mode="after")
-    def _stride_fits(self) -> TextWindows:
-        if self.stride is not None and self.stride >= self.max_tokens - 1:
-            raise ValueError(f"stride {self.stride} must be smaller than max_tokens {self.max_tokens} less one")
-        return self
-
-
-class PairWindows(Section):
-    """How sources and targets become sequences of tokens."""
-
-    max_tokens: WholeNumber = Field(512, ge=8, description="Longest source in tokens, special tokens included.")
-    max_target_tokens: WholeNumber = Field(128, ge=4, description="Longest target in tokens, special tokens included.")
-    too_long: Literal["cut", "drop", "refuse"] = Field(
-        "cut", description="A longer source or target: cut its end, drop the example from train, or stop."
-    )
 
 
 class Augmentation(Section):
@@ -177,19 +115,15 @@ class TextGeneration(Generation):
     )
 
 
-class Evaluation(Section):
-    """What stands beside the model's scores."""
+class TextualEvaluation(Evaluation):
+    """What stands beside the scores of documents."""
 
-    baselines: Annotated[list[str], AfterValidator(no_repeats)] = Field(
-        [], description="Cheap methods scored on the same documents."
-    )
-    bootstrap: WholeNumber = Field(1000, ge=0, le=100_000, description="Resamples behind each interval; 0 is none.")
     slices: Annotated[list[str], AfterValidator(no_repeats)] = Field(
         [], description="Columns of the source by whose values test scores are also shown."
     )
 
 
-class ClassifierEvaluation(Evaluation):
+class ClassifierEvaluation(TextualEvaluation):
     """What stands beside the scores of a classifier."""
 
     baselines: Annotated[list[BaselineName], AfterValidator(no_repeats)] = Field(  # type: ignore[assignment]
@@ -202,7 +136,7 @@ class ClassifierEvaluation(Evaluation):
     )
 
 
-class TextEvaluation(Evaluation):
+class TextEvaluation(TextualEvaluation):
     """What stands beside the scores of written text."""
 
     baselines: Annotated[list[TextBaselineName], AfterValidator(no_repeats)] = Field(  # type: ignore[assignment]
@@ -237,9 +171,18 @@ class Report(Section):
 
 
 class Recipe(Section):
-    """What the recipes of all tasks have: data, cleaning, model, training, evaluation, report, seed."""
+    """What the recipes of all tasks have: training, evaluation, report, seed."""
 
     task: TaskName = Field(description="What the model learns to do.")
+    training: AnyTraining = Field(description="The training.")
+    evaluation: Evaluation = Field(description="What stands beside the scores.")
+    report: Report = Field(Report(), description="The report.")
+    seed: WholeNumber = Field(13, ge=0, lt=2**31, description="Seed of the split, the order, dropout and new weights.")
+
+
+class TextRecipe(Recipe):
+    """What the recipes of all tasks about documents have."""
+
     model: Model = Field(description="The model to start from.")
     data: Data = Field(description="The examples.")
     cleaning: Annotated[list[CleaningStep], AfterValidator(no_repeated_steps)] = Field(
@@ -247,13 +190,11 @@ class Recipe(Section):
         description="Cleaning steps, in this order; a step with a value is written `drop_short: 20`.",
     )
     training: Training = Field(description="The training.")
-    evaluation: Evaluation = Field(description="What stands beside the scores.")
-    report: Report = Field(Report(), description="The report.")
+    evaluation: TextualEvaluation = Field(description="What stands beside the scores.")
     search: Search | None = Field(None, description="The space of `finetune search`.")
-    seed: WholeNumber = Field(13, ge=0, lt=2**31, description="Seed of the split, the order, dropout and new weights.")
 
 
-class ClassifierRecipe(Recipe):
+class ClassifierRecipe(TextRecipe):
     """Learn to label documents."""
 
     task: Literal["text-classification"] = Field(description="What the model learns to do.")
@@ -275,7 +216,7 @@ class ClassifierRecipe(Recipe):
         return values
 
 
-class WriterRecipe(Recipe):
+class WriterRecipe(TextRecipe):
     """What the recipes of all generators have."""
 
     data: TextData | PairData = Field(description="The examples.")
@@ -359,12 +300,58 @@ class Seq2SeqRecipe(WriterRecipe):
         return "seq2seq"
 
 
-AnyRecipe = Annotated[ClassifierRecipe | TextGenerationRecipe | Seq2SeqRecipe, Field(discriminator="task")]
+class ImageRecipe(Recipe):
+    """Learn to draw images."""
+
+    task: Literal["image-generation"] = Field(description="What the model learns to do.")
+    model: ImageModel = Field(ImageModel(vae=Vae()), description="What draws.")
+    data: ImageData = Field(description="The images.")
+    image: Images = Field(Images(), description="How images are read, changed and asked for.")
+    training: ImageTraining = Field(description="The training.")
+    evaluation: ImageEvaluation = Field(ImageEvaluation(), description="Distances, baselines, intervals.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_of_model(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        model, training = values.get("model") or {"vae": {}}, values.get("training") or {}
+        if not isinstance(training, dict) or "metric_for_best_model" in training:
+            return values
+        metric = "elbo" if isinstance(model, dict) and "vae" in model else "kernel_distance"
+        return {**values, "training": {**training, "metric_for_best_model": metric}}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ImageRecipe:
+        if self.image.condition == "label" and self.data.columns.label is None:
+            raise ValueError("image.condition: 'label' needs data.columns.label")
+        if self.image.condition == "caption" and not self.image.captions and self.data.columns.caption is None:
+            raise ValueError("image.condition: 'caption' needs data.columns.caption, or templates in image.captions")
+        if self.image.captions and self.data.columns.caption is not None:
+            raise ValueError("image.captions: templates make captions, and data.columns.caption has them; keep one")
+        if self.image.size > LARGEST_TRAINED_IMAGE and self.model.style is None:
+            raise ValueError(f"image.size: {self.image.size} is above {LARGEST_TRAINED_IMAGE}, which style alone draws")
+        return self
+
+
+AnyRecipe = Annotated[
+    ClassifierRecipe | TextGenerationRecipe | Seq2SeqRecipe | ImageRecipe, Field(discriminator="task")
+]
 RECIPES: dict[str, type[Recipe]] = {
     "text-classification": ClassifierRecipe,
     "text-generation": TextGenerationRecipe,
     "seq2seq": Seq2SeqRecipe,
+    "image-generation": ImageRecipe,
 }
+
+
+def text_recipe(recipe: Recipe) -> TextRecipe:
+    """A recipe about documents as what it is. Raises RecipeError for one of images, where documents are asked for."""
+    if not isinstance(recipe, TextRecipe):
+        raise RecipeError(
+            "task", f"this works on documents, and {recipe.task} has none", "Name a recipe of a text task."
+        )
+    return recipe
 
 
 def classifier_recipe(recipe: Recipe) -> ClassifierRecipe:
@@ -376,6 +363,12 @@ def classifier_recipe(recipe: Recipe) -> ClassifierRecipe:
 def writer_recipe(recipe: Recipe) -> WriterRecipe:
     """A recipe of text generation or seq2seq as what it is."""
     assert isinstance(recipe, WriterRecipe), f"{recipe.task} writes no text"
+    return recipe
+
+
+def image_recipe(recipe: Recipe) -> ImageRecipe:
+    """A recipe of image generation as what it is."""
+    assert isinstance(recipe, ImageRecipe), f"{recipe.task} draws no images"
     return recipe
 
 

@@ -56,6 +56,9 @@ _SOURCE_SCHEMA = {
 }
 
 
+SourceNames = Annotated[Sources, PlainValidator(_check_source), WithJsonSchema(_SOURCE_SCHEMA)]
+
+
 class Columns(Section):
     """Which columns of the source mean what."""
 
@@ -162,7 +165,7 @@ class Fold(Section):
 class Data(Section):
     """Where the examples come from and how they are divided."""
 
-    source: Annotated[Sources, PlainValidator(_check_source), WithJsonSchema(_SOURCE_SCHEMA)] = Field(
+    source: SourceNames = Field(
         description="File, glob, folder, builtin:NAME, Hub name, a list of these, or one per split."
     )
     split: Shares = Field(Shares(), description="Shares of the splits.")

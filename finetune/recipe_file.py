@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune.errors import Collector, RecipeError, did_you_mean
-from finetune.recipe import RECIPES, AnyRecipe, ClassifierRecipe, Recipe
+from finetune.recipe import RECIPES, AnyRecipe, ClassifierRecipe, ImageRecipe, Recipe, TextRecipe
 from finetune.recipe_data import Sources
 from finetune.recipe_parts import Section
 from finetune.recipe_problems import OLD_NAMES, check_extra, explain, where_of
@@ -156,11 +156,10 @@ def relocate(loaded: LoadedRecipe, *, folder: Path) -> Recipe:
         }
 
     recipe = loaded.recipe
-    data = recipe.data.model_copy(update={"source": moved_all(recipe.data.source)})
-    model = recipe.model
-    if model.name is not None:
-        model = model.model_copy(update={"name": moved(model.name)})
-    changed: dict[str, Section] = {"data": data, "model": model}
+    assert isinstance(recipe, TextRecipe | ImageRecipe)
+    changed: dict[str, Section] = {"data": recipe.data.model_copy(update={"source": moved_all(recipe.data.source)})}
+    if recipe.model.name is not None:
+        changed["model"] = recipe.model.model_copy(update={"name": moved(recipe.model.name)})
     if isinstance(recipe, ClassifierRecipe) and recipe.augmentation is not None and recipe.augmentation.lexicon:
         lexicon = moved(recipe.augmentation.lexicon)
         changed["augmentation"] = recipe.augmentation.model_copy(update={"lexicon": lexicon})
@@ -245,7 +244,8 @@ def searchable_settings(recipe: type[Recipe]) -> dict[str, frozenset[type]]:
 
 def _check_space(recipe: Recipe, text: YamlText, *, base: Path, problems: Collector) -> None:
     """Every key of search.space is one setting, and both ends of its range, or all its choices, are values for it."""
-    for name, space in recipe.search.space.items() if recipe.search is not None else ():
+    search = recipe.search if isinstance(recipe, TextRecipe) else None
+    for name, space in search.space.items() if search is not None else ():
         where = where_of(text, ("search", "space", name))
         kinds = searchable_settings(type(recipe)).get(name)
         fault = space.fault(kinds) if kinds is not None and isinstance(space, Range) else ""

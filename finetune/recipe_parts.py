@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -29,3 +29,12 @@ def no_repeats(value: list[str]) -> list[str]:
     if repeated:
         raise ValueError(f"'{repeated[0]}' is listed twice")
     return value
+
+
+class Evaluation(Section):
+    """What stands beside the model's scores."""
+
+    baselines: Annotated[list[str], AfterValidator(no_repeats)] = Field(
+        [], description="Cheap methods scored on the same documents."
+    )
+    bootstrap: WholeNumber = Field(1000, ge=0, le=100_000, description="Resamples behind each interval; 0 is none.")

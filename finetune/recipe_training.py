@@ -41,13 +41,31 @@ TextMetric = Literal[
 ]
 
 
-class Training(Section):
-    """transformers' own names, counted in examples: documents, or blocks of plain text."""
+class AnyTraining(Section):
+    """What the training of every task has, in transformers' own names."""
 
     num_train_epochs: WholeNumber = Field(3, ge=1, description="Passes over the training examples.")
     max_steps: WholeNumber | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     learning_rate: Number = Field(5e-5, gt=0, description="Peak learning rate.")
     per_device_train_batch_size: WholeNumber = Field(32, ge=1, description="Examples a step, process and accumulation.")
+    weight_decay: Number = Field(0.01, ge=0, description="Weight decay, not on biases and norms.")
+    warmup_steps: Number = Field(0.1, ge=0, description="Warm-up: steps, or a share of all steps when below 1.")
+    max_grad_norm: Number = Field(1.0, ge=0, description="Clip the gradient norm; 0 is off.")
+    metric_for_best_model: str = Field(description="Validation score that chooses the epoch.")
+    load_best_model_at_end: bool = Field(True, description="Keep the best epoch in best/; otherwise best/ is last/.")
+    early_stopping_patience: WholeNumber | None = Field(
+        None, ge=1, description="Stop after this many evaluations without a better score."
+    )
+    save_total_limit: WholeNumber = Field(2, ge=1, description="Checkpoints to keep; best and newest are always kept.")
+    logging_steps: WholeNumber = Field(10, ge=1, description="Steps between lines of history.jsonl.")
+    bf16: bool = Field(False, description="bfloat16 arithmetic, where the hardware has it.")
+    fp16: bool = Field(False, description="float16 arithmetic with loss scaling, on a GPU.")
+    use_cpu: bool = Field(False, description="Leave the GPU alone.")
+
+
+class Training(AnyTraining):
+    """transformers' own names, counted in examples: documents, or blocks of plain text."""
+
     gradient_accumulation_steps: WholeNumber = Field(1, ge=1, description="Multiplies the examples of a step.")
     tokens_per_micro_batch: WholeNumber | None = Field(
         None,
@@ -58,27 +76,14 @@ class Training(Section):
     optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "adafactor"] = Field(
         "adamw_torch", description="Optimizer; options for it go to extra.optim_args."
     )
-    weight_decay: Number = Field(0.01, ge=0, description="Weight decay, not on biases and norms.")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = (
         Field("linear", description="Shape of the learning rate after warm-up.")
     )
-    warmup_steps: Number = Field(0.1, ge=0, description="Warm-up: steps, or a share of all steps when below 1.")
-    max_grad_norm: Number = Field(1.0, ge=0, description="Clip the gradient norm; 0 is off.")
     label_smoothing_factor: Number = Field(0.0, ge=0, lt=1, description="Label smoothing of the training loss.")
-    metric_for_best_model: str = Field(description="Validation score that chooses the epoch.")
-    load_best_model_at_end: bool = Field(True, description="Keep the best epoch in best/; otherwise best/ is last/.")
-    early_stopping_patience: WholeNumber | None = Field(
-        None, ge=1, description="Stop after this many evaluations without a better score."
-    )
     eval_strategy: Literal["epoch", "steps", "no"] = Field("epoch", description="When to evaluate on validation.")
     eval_steps: WholeNumber | None = Field(None, ge=1, description="Steps between evaluations with 'steps'.")
     save_strategy: Literal["epoch", "steps", "no"] = Field("epoch", description="When to save resumable state.")
     save_steps: WholeNumber | None = Field(None, ge=1, description="Also save resumable state every so many steps.")
-    save_total_limit: WholeNumber = Field(2, ge=1, description="Checkpoints to keep; best and newest are always kept.")
-    logging_steps: WholeNumber = Field(10, ge=1, description="Steps between lines of history.jsonl.")
-    bf16: bool = Field(False, description="bfloat16 arithmetic, where the hardware has it.")
-    fp16: bool = Field(False, description="float16 arithmetic with loss scaling, on a GPU.")
-    use_cpu: bool = Field(False, description="Leave the GPU alone.")
     extra: dict[str, bool | int | float | str | dict[str, bool | int | float | str] | None] = Field(
         {}, description="Any other field of the installed transformers' TrainingArguments."
     )

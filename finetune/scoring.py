@@ -208,7 +208,8 @@ def _with_test(calibration: Calibration | None, best: SavedPredictions, prepared
 
 def _judged(run: Run, loaded: LoadedRecipe, prepared: Prepared, result: FitResult) -> FitVerdict:
     """What the history of the run says of its training."""
-    recipe, metric = loaded.recipe, loaded.recipe.training.metric_for_best_model
+    recipe = classifier_recipe(loaded.recipe)
+    metric = recipe.training.metric_for_best_model
     history, training = run.history_rows(), recipe.training
     shares = _label_shares(reference_array(prepared, "train"), prepared)
     epochs = max((float(row.get("epoch", 0)) for row in history), default=0.0)

@@ -21,9 +21,10 @@ from finetune.few_shot import few_shot_answer, few_shot_prompt
 from finetune.generation_options import Changes, changed_generation
 from finetune.hub_models import find_model
 from finetune.predict import MOST_ROWS_SHOWN, function_folders
-from finetune.recipe import Shot, TextGeneration, TextWindows, WriterRecipe
+from finetune.recipe import Shot, TextGeneration, WriterRecipe
 from finetune.recipe_data import Form
 from finetune.recipe_file import LoadedRecipe
+from finetune.recipe_windows import TextWindows
 from finetune.saved_models import saved_model
 from finetune.training.generating import generate
 from finetune.training.text_inference import TextModel, TextPredictions, decoded, predict_texts

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from finetune.errors import RecipeError
 from finetune.progress import write
+from finetune.recipe import text_recipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import RunFile
 from finetune.verbs import load_target, progress_of
@@ -68,7 +69,7 @@ def crossval(arguments: argparse.Namespace) -> int:
 
 def search(arguments: argparse.Namespace) -> int:
     loaded = load_target(Path(arguments.target).expanduser(), arguments)
-    if loaded.recipe.search is None:
+    if text_recipe(loaded.recipe).search is None:
         raise RecipeError(
             str(arguments.target), "has no section search", "Add search: {space: {SETTING: {low, high}}}."
         )

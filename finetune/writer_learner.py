@@ -27,10 +27,11 @@ from finetune.hub_models import find_model
 from finetune.learner import origin_of, refuse_arithmetic, save_with_settings
 from finetune.model_folder import ModelFolder
 from finetune.progress import WARNING, Progress
-from finetune.recipe import PairWindows, TextGeneration, TextWindows, WriterRecipe, writer_recipe
+from finetune.recipe import TextGeneration, WriterRecipe, writer_recipe
 from finetune.recipe_data import Form
 from finetune.recipe_file import LoadedRecipe
 from finetune.recipe_model import CausalFromScratch, Seq2SeqFromScratch
+from finetune.recipe_windows import PairWindows, TextWindows
 from finetune.run_files import Calibration, Samples
 from finetune.runs import Json, Run, disk_faults, write_json
 from finetune.scratch_tokenizers import train_writer_tokenizer
@@ -98,7 +99,7 @@ class WriterLearner:
         return WriterLesson(
             model=self.text_model,
             examples=sequence_table(self.rows["train"]),
-            label_smoothing=loaded.recipe.training.label_smoothing_factor,
+            label_smoothing=writer_recipe(loaded.recipe).training.label_smoothing_factor,
             validation=self.rows["validation"],
             written=written,
             settings=self.generation,

@@ -18,8 +18,9 @@ from finetune.data.chats import end_of_turn, plain_template
 from finetune.data.forms import SequenceSettings
 from finetune.errors import ModelError
 from finetune.pretrained import NO_LIMIT_TOKENS
-from finetune.recipe import Generation, PairWindows, TextGeneration, TextWindows, WriterRecipe
+from finetune.recipe import Generation, TextGeneration, WriterRecipe
 from finetune.recipe_data import Form
+from finetune.recipe_windows import PairWindows, TextWindows
 from finetune.runs import MODEL_SETTINGS
 from finetune.training.next_token import GenerationSettings
 

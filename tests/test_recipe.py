@@ -18,11 +18,12 @@ from finetune.cleaning_steps import CleaningName
 from finetune.data.cleaning import STEPS
 from finetune.data.export_formats import EXPORTS
 from finetune.errors import RecipeError
-from finetune.recipe import DEFAULT_TEXT_BASELINES, RECIPES, ClassifierRecipe, Recipe, Windows, writer_recipe
+from finetune.recipe import DEFAULT_TEXT_BASELINES, RECIPES, ClassifierRecipe, Recipe, writer_recipe
 from finetune.recipe_file import check_recipe, dump_recipe, load_recipe, recipe_schema, relocate
 from finetune.recipe_parts import Section
 from finetune.recipe_problems import MANAGED_FIELDS, OLD_NAMES, WITHOUT_EFFECT, training_argument_names
 from finetune.recipe_training import ClassifierTraining, Training
+from finetune.recipe_windows import Windows
 from finetune.scores.baselines import BASELINES
 from finetune.scores.bleu_tokenizers import BLEU_TOKENIZERS
 from finetune.scores.classification import METRIC_NAMES

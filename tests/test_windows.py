@@ -28,7 +28,7 @@ from finetune.data.windows import (
     token_ranges,
 )
 from finetune.errors import DataError, ModelError
-from finetune.recipe import Windows
+from finetune.recipe_windows import Windows
 
 WORDS = tuple(f"word{number}" for number in range(30))
 TOKENIZER = tiny_tokenizer(WORDS)

@@ -42,7 +42,7 @@ from finetune.data.written_examples import KEYS
 from finetune.data.written_rows import whole_texts
 from finetune.errors import DataError, FinetuneError, GateFailed, Problem, RecipeError, listed
 from finetune.progress import WARNING, Progress
-from finetune.recipe import ClassifierRecipe, Recipe, WriterRecipe
+from finetune.recipe import ClassifierRecipe, ImageRecipe, Recipe, TextRecipe, WriterRecipe, text_recipe
 from finetune.recipe_data import (
     SPLITS,
     Columns,
@@ -106,7 +106,7 @@ def prepare(
     `folds` numbers as many folds over all rows; the recipe's data.fold holds one of them out as the test split.
     Raises DataError, GateFailed for leaks, or EnvironmentFault. Writes nothing but the cache.
     """
-    recipe, form = loaded.recipe, form_of(loaded.recipe)
+    recipe, form = text_recipe(loaded.recipe), form_of(loaded.recipe)
     check_steps(recipe.cleaning, form)
     source = _read(loaded, progress)
     cores, bars = _effort(source, recipe.data, progress)
@@ -146,6 +146,7 @@ def form_of(recipe: Recipe) -> Form | None:
 
 def split_seed(recipe: Recipe) -> int:
     """What decides who goes where: data.split.seed, or the recipe's seed."""
+    assert isinstance(recipe, TextRecipe | ImageRecipe)
     return recipe.seed if recipe.data.split.seed is None else recipe.data.split.seed
 
 
@@ -175,7 +176,8 @@ def column_map(columns: Columns | TextColumns | PairColumns) -> ColumnMap:
 
 def _read(loaded: LoadedRecipe, progress: Progress) -> Loaded:
     """The source as it stands, plain text in passages where the recipe asks for them."""
-    data = loaded.recipe.data
+    recipe = text_recipe(loaded.recipe)
+    data = recipe.data
     labelled = data if isinstance(data, LabelledData) else None
     characters = data.passage_characters if isinstance(data, TextData) else None
     try:
@@ -186,10 +188,10 @@ def _read(loaded: LoadedRecipe, progress: Progress) -> Loaded:
             multi_label=labelled is not None and labelled.multi_label,
             encoding=data.encoding,
             limit=data.limit,
-            seed=split_seed(loaded.recipe),
+            seed=split_seed(recipe),
             most_characters=data.most_characters if characters is None else None,
             numeric=tuple(labelled.numeric) if labelled is not None else (),
-            slices=tuple(loaded.recipe.evaluation.slices),
+            slices=tuple(recipe.evaluation.slices),
             corpora=watched_corpora(progress),
             stamps=CORPUS_STAMPS,
             progress=progress,
@@ -245,7 +247,7 @@ class _Known:
 def _with_families(
     cleaned: dict[str, datasets.Dataset], loaded: LoadedRecipe, *, num_proc: int, progress: Progress
 ) -> _Known:
-    data, form, parts = loaded.recipe.data, form_of(loaded.recipe), dict(cleaned)
+    data, form, parts = text_recipe(loaded.recipe).data, form_of(loaded.recipe), dict(cleaned)
     labels, warnings = LabelMap(names=()), list[str]()
     if isinstance(data, LabelledData):
         labels, warnings = read_labels(cleaned, multi_label=data.multi_label, expected=data.labels)
@@ -264,8 +266,9 @@ def _with_families(
 
 
 def _divided(known: _Known, loaded: LoadedRecipe, *, folds: int | None) -> Division:
-    recipe, data = loaded.recipe, loaded.recipe.data
-    parts, in_order = known.parts, isinstance(data.split, TextSplit) and data.split.contiguous
+    recipe = text_recipe(loaded.recipe)
+    data, parts = recipe.data, known.parts
+    in_order = isinstance(data.split, TextSplit) and data.split.contiguous
     if in_order and WHOLE not in parts:
         what = f"divides one source by position, and this one brings its parts: {listed(parts)}"
         raise RecipeError(loaded.where("data", "split", "contiguous"), what, "Leave it out, or name one source.")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.recipe import ClassifierRecipe, Recipe
+from finetune.recipe import ClassifierRecipe, TextRecipe
 from finetune.scores.text_metrics import LOSS_METRICS, TEXT_METRICS
 
 # A step of eight documents jumps by itself: logged losses are merged into blocks of at least so many documents.
@@ -99,7 +99,7 @@ class Course:
 
 
 def fit_settings(
-    recipe: Recipe,
+    recipe: TextRecipe,
     *,
     training_documents: int,
     validation_documents: int,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune.data.own_functions import own_function_texts
 from finetune.errors import CheckpointError, DataError, ModelError, RecipeError, Stopped, TrainingFailed
 from finetune.progress import SILENT, Progress
-from finetune.recipe import ClassifierRecipe
+from finetune.recipe import ClassifierRecipe, text_recipe
 from finetune.recipe_file import LoadedRecipe, dump_recipe, override, relocate
 from finetune.run_files import FORMAT_VERSION, RunFile, RunInfo, Score, Scores
 from finetune.runs import (
@@ -108,7 +108,7 @@ def search_settings(
     Raises RecipeError, DataError and ModelError before anything is written, CheckpointError for the folder of another
     search, TrainingFailed when no trial could be completed, Stopped.
     """
-    space = loaded.recipe.search
+    space = text_recipe(loaded.recipe).search
     if space is None:
         raise RecipeError(loaded.where("search"), "is missing", "Add search: {space: {SETTING: {low, high}}}.")
     check_text_space(loaded, space)
@@ -186,7 +186,7 @@ class _Search:
                 if there.winner is None and there.trials != plan.trials:
                     write_json(path, plan)
                 return
-            for file, text in own_function_texts(self.loaded.recipe.cleaning, self.loaded.base).items():
+            for file, text in own_function_texts(text_recipe(self.loaded.recipe).cleaning, self.loaded.base).items():
                 write_text(self.folder / file, text)
             header = "Every default filled in. `finetune search` with --run and this folder goes on with it."
             write_text(
