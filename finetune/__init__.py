@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from finetune.experiment import evaluate as evaluate
     from finetune.experiment import train as train
     from finetune.predict import Predictor as Predictor
+    from finetune.text_predictor import TextPredictor as TextPredictor
     from finetune.recipe_file import load_recipe as load_recipe
     from finetune.report.writing import write_report as write_report
-    from finetune.selection.compare import compare_runs as compare_runs
+    from finetune.selection.compare import compare_runs as compare
     from finetune.selection.crossval import cross_validate as cross_validate
     from finetune.selection.search import search_settings as search_settings
     from finetune.selection.seeds import train_with_seeds as train_with_seeds
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Predictor",
+    "TextPredictor",
     "__version__",
-    "compare_runs",
+    "compare",
     "cross_validate",
     "evaluate",
     "load_recipe",
@@ -39,9 +41,11 @@ __all__ = [
     "write_report",
 ]
 
+# Where each public name lives; `compare` is called compare_runs there, in a file of its own name.
 _HOMES = {
     "Predictor": "finetune.predict",
-    "compare_runs": "finetune.selection.compare",
+    "TextPredictor": "finetune.text_predictor",
+    "compare": "finetune.selection.compare",
     "cross_validate": "finetune.selection.crossval",
     "evaluate": "finetune.experiment",
     "load_recipe": "finetune.recipe_file",
@@ -52,12 +56,15 @@ _HOMES = {
 }
 
 
+_AT_HOME = {"compare": "compare_runs"}
+
+
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'finetune' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name]), _AT_HOME.get(name, name))
 
 
 def __dir__() -> list[str]:

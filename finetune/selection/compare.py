@@ -65,7 +65,7 @@ class Contest(Protocol):
 
 
 def compare_runs(
-    folders: list[Path], *, metric: str | None, intersection: bool, folder: Path | None
+    folders: Sequence[Path], *, metric: str | None = None, intersection: bool = False, folder: Path | None = None
 ) -> tuple[Comparison, Path]:
     """Compare finished runs on the same test documents and write comparison.json into a new folder.
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from finetune.errors import RecipeError, listed
-from finetune.progress import Progress
+from finetune.progress import SILENT, Progress
 from finetune.recipe import ClassifierRecipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import FORMAT_VERSION, RunFile, RunInfo
@@ -65,11 +65,11 @@ class CrossValidation(RunFile):
 def cross_validate(
     recipes: list[LoadedRecipe],
     *,
-    folds: int,
-    repeats: int,
-    only_fold: int | None,
-    folder: Path | None,
-    progress: Progress,
+    folds: int = 5,
+    repeats: int = 1,
+    only_fold: int | None = None,
+    folder: Path | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[CrossValidation | None, Path]:
     """Train what is missing of `folds` folds, `repeats` times, of every recipe; all there, the result is written.
 
