@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from finetune.data.exports import check_export, column_kinds, export
 from finetune.data.own_functions import own_function_texts
-from finetune.data.prepare import EXAMPLES_SHOWN, Prepared, column_map, columns_of, prepare
+from finetune.data.prepare import EXAMPLES_SHOWN, Prepared, prepare
+from finetune.data.recipe_source import column_map, columns_of
 from finetune.data.row_streams import progress_bars
 from finetune.data.splits import FEWEST_FOLDS
 from finetune.data.store import cache_folder, fingerprint

@@ -18,7 +18,8 @@ from finetune.data.corpora import CORPUS_STAMPS
 from finetune.data.duplicates import content_hash
 from finetune.data.labels import LabelMap
 from finetune.data.passages import cut_passages
-from finetune.data.prepare import Prepared, column_map, columns_of, form_of, prepare, watched_corpora
+from finetune.data.prepare import Prepared, prepare
+from finetune.data.recipe_source import column_map, columns_of, form_of, watched_corpora
 from finetune.data.row_streams import selected
 from finetune.data.sources import Loaded, load_examples
 from finetune.data.written_rows import whole_texts

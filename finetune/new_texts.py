@@ -14,11 +14,13 @@ from finetune.data.duplicates import content_hash
 from finetune.data.example_families import FEWEST_ROWS_OF_AN_INSTRUCTION, INSTRUCTION_SHARE
 from finetune.data.forms import Purpose
 from finetune.data.labels import LabelMap
-from finetune.data.prepare import Prepared, split_seed
+from finetune.data.prepare import Prepared
+from finetune.data.recipe_source import split_seed
 from finetune.data.row_streams import values
 from finetune.data.sequences import encode_examples
 from finetune.data.written_examples import asked_text
 from finetune.errors import ModelError
+from finetune.model_folder import weights_sha256
 from finetune.new_examples import (
     ALL,
     NEW,
@@ -44,7 +46,6 @@ from finetune.run_files import Scores
 from finetune.runs import Run, disk_faults, new_run_folder, write_json
 from finetune.scorer import Array
 from finetune.scores.signatures import bleu_tokenizer_of
-from finetune.scoring import weights_sha256
 from finetune.text_analysis import analyse_texts
 from finetune.text_opponents import TextOpponents, fit_text_opponents
 from finetune.text_predictor import TextPredictor
@@ -172,6 +173,7 @@ class _Judged:
             settings=predictor.settings.model_dump(mode="json"),
             generation=generation_settings(predictor.settings.generation),
             scorer=scorer,
+            sequences=predictor.sequence_settings,
             fresh_model=_no_fresh_model,
         )
         return learner, told

@@ -205,7 +205,33 @@ class LabelledData(Data):
     )
 
 
-class TextData(Data):
+class WrittenData(Data):
+    """Text to write, which may be more than the disk holds."""
+
+    streaming: bool = Field(
+        False, description="Read the training part row by row as it is needed, and keep nothing of it on the disk."
+    )
+    epoch_examples: WholeNumber = Field(
+        10_000, ge=1, description="Streaming: training examples of an epoch, after which the model is evaluated."
+    )
+
+    @model_validator(mode="after")
+    def _is_streamed_as_a_part(self) -> WrittenData:
+        if not self.streaming:
+            if self.epoch_examples != type(self).model_fields["epoch_examples"].default:
+                raise ValueError("epoch_examples counts what is streamed, and needs streaming")
+            return self
+        if not isinstance(self.source, dict) or not {*SPLITS} <= {*self.source}:
+            raise ValueError(
+                "streaming reads the training part alone as it comes; "
+                "name source: {train: ..., validation: ..., test: ...}"
+            )
+        if self.limit is not None:
+            raise ValueError("limit draws from rows that are all at hand; with streaming, set epoch_examples")
+        return self
+
+
+class TextData(WrittenData):
     """Text to continue: plain, as prompt and completion, or as chats."""
 
     columns: TextColumns = Field(TextColumns(text="text"), description="Column mapping.")
@@ -221,7 +247,7 @@ class TextData(Data):
         return self
 
 
-class PairData(Data):
+class PairData(WrittenData):
     """Texts to rewrite: source and target."""
 
     columns: PairColumns = Field(PairColumns(), description="Column mapping.")

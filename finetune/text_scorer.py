@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.prepare import Prepared, split_seed
+from finetune.data.prepare import Prepared
+from finetune.data.recipe_source import split_seed
 from finetune.data.row_streams import values
 from finetune.data.written_examples import chat_messages
 from finetune.recipe import TextEvaluation, WriterRecipe, writer_recipe

@@ -16,18 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from finetune.adapter_base import Base
+from finetune.adapters import rate_note
 from finetune.data.chats import template_of
 from finetune.data.forms import Purpose, SequenceSettings
-from finetune.data.lengths import LengthAudit
+from finetune.data.lengths import length_lines
 from finetune.data.prepare import Prepared
 from finetune.data.row_streams import values
 from finetune.data.sequences import SequenceCounts, encode_examples
 from finetune.errors import ModelError
 from finetune.hub_models import find_model
-from finetune.learner import origin_of, refuse_arithmetic, save_with_settings
+from finetune.learner import adapter_settings, base_of_adapter, origin_of, refuse_arithmetic, save_with_settings
 from finetune.model_folder import ModelFolder
 from finetune.progress import WARNING, Progress
 from finetune.recipe import TextGeneration, WriterRecipe, writer_recipe
+from finetune.recipe_adapter import WHOLE, Adapter
 from finetune.recipe_data import Form
 from finetune.recipe_file import LoadedRecipe
 from finetune.recipe_model import CausalFromScratch, Seq2SeqFromScratch
@@ -38,6 +41,7 @@ from finetune.scratch_tokenizers import train_writer_tokenizer
 from finetune.text_scorer import TextScorer, shown_texts, text_scorer
 from finetune.training.lessons import Turn
 from finetune.training.next_token import GenerationSettings
+from finetune.training.streamed import StreamedTable
 from finetune.training.text_inference import TextModel, TextPredictions
 from finetune.training.writing import SequenceTable, WriterLesson
 from finetune.writer_settings import (
@@ -66,7 +70,9 @@ class WriterLearner:
     settings: Json
     generation: GenerationSettings
     scorer: TextScorer
+    sequences: SequenceSettings
     fresh_model: Callable[[], PreTrainedModel]
+    base: Base | None = None  # of an adapter
 
     @property
     def model(self) -> PreTrainedModel:
@@ -80,37 +86,54 @@ class WriterLearner:
     def origin(self) -> str:
         return origin_of(self.folder)
 
-    @property
-    def lengths(self) -> dict[str, LengthAudit]:
-        return {split: counts.lengths for split, counts in self.counts.items()}
+    def data_lines(self) -> list[str]:
+        return length_lines({split: counts.lengths for split, counts in self.counts.items()})
 
-    def windows_report(self) -> Json:
-        return {split: counts.to_json() for split, counts in self.counts.items()}
+    def data_report(self) -> Json:
+        return {"windows": {split: counts.to_json() for split, counts in self.counts.items()}}
 
     def lesson(self, loaded: LoadedRecipe, prepared: Prepared, run: Run) -> WriterLesson:
         written = self.scorer.written("validation")
         shown = evenly_spread(written, writer_recipe(loaded.recipe).evaluation.shown)
 
         def judge(predicted: TextPredictions, turn: Turn) -> dict[str, float | None]:
-            if turn.process == 0 and shown and loaded.recipe.report.examples:
+            if turn.process == 0 and turn.writes and shown and loaded.recipe.report.examples:
                 keep_samples(run, self.scorer, predicted, shown, epoch=turn.epoch, step=turn.step)
             return self.scorer.values(predicted)
 
+        counters: dict[str, float] = {"filled_tokens": 0, "block_tokens": 0}
         return WriterLesson(
             model=self.text_model,
-            examples=sequence_table(self.rows["train"]),
+            examples=self._examples(loaded, prepared, counters),
             label_smoothing=writer_recipe(loaded.recipe).training.label_smoothing_factor,
             validation=self.rows["validation"],
             written=written,
             settings=self.generation,
             judge=judge,
+            counters=counters,
         )
+
+    def _examples(
+        self, loaded: LoadedRecipe, prepared: Prepared, counters: dict[str, float]
+    ) -> SequenceTable | StreamedTable:
+        """The training examples: all of train, or what a stream goes on to bring."""
+        if prepared.stream is None:
+            return sequence_table(self.rows["train"])
+
+        def encode(documents: datasets.Dataset) -> pa.Table:
+            rows = encode_examples(
+                documents, self.tokenizer, form=self.form, settings=self.sequences, purpose="train", may_be_empty=True
+            )[0]
+            return sequence_rows(rows)
+
+        data = writer_recipe(loaded.recipe).data
+        return StreamedTable(data.epoch_examples, prepared.stream.portions, encode, table_of_sequences, counters)
 
     def calibration(self, loaded: LoadedRecipe, prepared: Prepared, *, progress: Progress) -> Calibration | None:
         return None  # a temperature would change what is written
 
     def save(self, model: PreTrainedModel, folder: Path, calibration: Calibration | None = None) -> None:
-        save_with_settings(model, self.tokenizer, folder, settings=self.settings)
+        save_with_settings(model, self.tokenizer, folder, settings=self.settings, base=self.base)
 
 
 def build_writer_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: Progress) -> WriterLearner:
@@ -120,10 +143,13 @@ def build_writer_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: 
     kind: WriterKind = "seq2seq" if recipe.form == "seq2seq" else "causal"
     folder, tokenizer = _find_tokenizer(loaded, prepared, kind)
 
-    def build() -> tuple[PreTrainedModel, list[str]]:
-        return build_writer(recipe.model, folder=folder, tokenizer=tokenizer, kind=kind, seed=recipe.seed)
+    def build(adapter: Adapter = WHOLE) -> tuple[PreTrainedModel, list[str]]:
+        return build_writer(
+            recipe.model, folder=folder, tokenizer=tokenizer, kind=kind, seed=recipe.seed, adapter=adapter
+        )
 
-    model, notes = build()
+    model, notes = build(recipe.adapter)
+    notes += rate_note(recipe.adapter, recipe.training.learning_rate)
     context = largest_context(model.config, tokenizer)
     _refuse_lengths(loaded, recipe, context)
     ours = _settings(recipe, model, tokenizer, notes=notes)
@@ -143,10 +169,12 @@ def build_writer_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: 
         counts=counts,
         folder=folder,
         notes=notes,
-        settings={"format_version": 1, **ours.model_dump(mode="json")},
+        settings={"format_version": 1, **ours.model_dump(mode="json"), **adapter_settings(recipe)},
         generation=generation,
         scorer=text_scorer(loaded, prepared),
+        sequences=settings,
         fresh_model=lambda: build()[0],
+        base=base_of_adapter(recipe, folder),
     )
 
 
@@ -184,14 +212,24 @@ def _encoded(
 
 
 def sequence_table(rows: datasets.Dataset) -> SequenceTable:
-    """Every sequence of the training documents as an example of its own, in flat Arrow columns in memory."""
+    """Every sequence of the training documents as an example of its own, in memory."""
+    return table_of_sequences(sequence_rows(rows))
+
+
+def sequence_rows(rows: datasets.Dataset) -> pa.Table:
+    """One row a sequence, with its ids and what is learnt of them, of pairs also the source."""
     table = rows.with_format("arrow")[:]
-    ids, learn = (pc.list_flatten(table.column(name).combine_chunks()) for name in ("ids", "learn"))
-    learnt = np.add.reduceat(pc.list_flatten(learn).to_numpy(zero_copy_only=False).astype(np.int64), _starts(learn))
-    columns = {"ids": ids, "learn": learn}
+    columns = {name: pc.list_flatten(table.column(name).combine_chunks()) for name in ("ids", "learn")}
     if "source" in table.column_names:
         columns["source"] = table.column("source").combine_chunks()
-    return SequenceTable(datasets.Dataset(pa.table(columns)), learnt)
+    return pa.table(columns)
+
+
+def table_of_sequences(rows: pa.Table) -> SequenceTable:
+    """What training reads of the rows of `sequence_rows`."""
+    learn = rows.column("learn").combine_chunks()
+    learnt = np.add.reduceat(pc.list_flatten(learn).to_numpy(zero_copy_only=False).astype(np.int64), _starts(learn))
+    return SequenceTable(datasets.Dataset(rows), learnt)
 
 
 def evenly_spread(numbers: Sequence[int], most: int) -> list[int]:

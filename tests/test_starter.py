@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_guess import table, texts
 
 from finetune.data.guess import Guess, guess_table
-from finetune.data.prepare import column_map
+from finetune.data.recipe_source import column_map
 from finetune.data.sources import load_examples
 from finetune.errors import DataError
 from finetune.recipe_file import LoadedRecipe, load_recipe

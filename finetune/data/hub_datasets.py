@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 3.0
 
 
-def fetch_dataset(name: str) -> dict[str, datasets.Dataset]:
-    """From the cache or the Hub; without a network the answer comes in seconds, not after the library's retries."""
+def fetch_dataset(name: str, *, streaming: bool = False) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
+    """From the cache or the Hub; without a network the answer comes in seconds, not after the library's retries.
+
+    With `streaming` the rows stay where they are until they are read.
+    """
     import datasets
 
     offline = datasets.config.HF_HUB_OFFLINE
     try:
         datasets.config.HF_HUB_OFFLINE = offline or not _answers(datasets.config.HF_ENDPOINT)
-        return dict(datasets.load_dataset(name))
+        return dict(datasets.load_dataset(name, streaming=streaming))
     except datasets.exceptions.DatasetNotFoundError:
         raise DataError(name, "no such file, and no such dataset on the Hub") from None
     except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
@@ -38,11 +41,13 @@ def fetch_dataset(name: str) -> dict[str, datasets.Dataset]:
         datasets.config.HF_HUB_OFFLINE = offline
 
 
-def dataset_rows(rows: datasets.Dataset) -> Iterator[Record]:
+def dataset_rows(rows: datasets.Dataset | datasets.IterableDataset) -> Iterator[Record]:
     """Records, with class numbers as their names."""
-    held = {column: getattr(feature, "feature", feature) for column, feature in rows.features.items()}  # by a list
+    features = rows.features or {}
+    held = {column: getattr(feature, "feature", feature) for column, feature in features.items()}  # by a list
     classes = {column: feature.names for column, feature in held.items() if hasattr(feature, "names")}
-    rows_of_a_batch = len(rows) * BYTES_PER_BATCH // max(rows.data.nbytes, 1)
+    size = rows.data.nbytes / max(len(rows), 1) if hasattr(rows, "data") else 0.0
+    rows_of_a_batch = int(BYTES_PER_BATCH // max(size, 1.0))
     for batch in rows.iter(batch_size=max(1, min(ROWS_PER_BATCH, rows_of_a_batch))):
         columns = {column: named(values, names=classes.get(column, [])) for column, values in batch.items()}
         for values in zip(*columns.values(), strict=True):

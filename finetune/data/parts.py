@@ -51,6 +51,7 @@ class Search:
     corpora: Corpora
     plain_text: bool = False
     stamps: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    streaming: bool = False  # of a Hub dataset nothing is fetched before its rows are asked for
     problems: Collector = field(default_factory=lambda: Collector(DataError))
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -194,7 +195,7 @@ def _is_hub_id(name: str, *, base: Path) -> bool:
 
 def _hub_splits(name: str, *, search: Search) -> Parts:
     """The dataset's own splits where it has train and more, else all of it."""
-    found = fetch_dataset(name)
+    found = fetch_dataset(name, streaming=search.streaming)
     ours: Parts = {}
     for theirs, rows in found.items():
         split = WHOLE if len(found) == 1 else SPLIT_NAMES.get(theirs, "")

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import datasets
@@ -22,36 +22,38 @@ import pyarrow as pa
 from finetune.data.augment import augment
 from finetune.data.blocks import column_numbers
 from finetune.data.cleaning import check_steps, check_texts, clean
-from finetune.data.corpora import CORPORA, CORPUS_STAMPS
 from finetune.data.data_report import data_report
 from finetune.data.division import Division, divide
 from finetune.data.duplicates import content_hash
 from finetune.data.example_families import compared_rows, find_example_families
-from finetune.data.examples import SLICE_PREFIX, ColumnMap
+from finetune.data.examples import SLICE_PREFIX
 from finetune.data.family_notes import large_family_notes, near_conflict_notes
 from finetune.data.file_order import in_file_order
 from finetune.data.labels import LabelMap, encoded_labels, read_labels, with_label_names
 from finetune.data.near_duplicates import Families, find_families
 from finetune.data.numbers import apply_scaling, fit_scaling
 from finetune.data.parts import WHOLE
-from finetune.data.passages import cut_passages
+from finetune.data.recipe_source import (
+    column_map,
+    columns_of,
+    documents_of,
+    form_of,
+    read_source,
+    split_seed,
+)
 from finetune.data.repeats import conflict_notes
 from finetune.data.row_streams import batches, progress_bars, values
-from finetune.data.sources import Loaded, load_examples
-from finetune.data.written_examples import KEYS
+from finetune.data.sources import Loaded
+from finetune.data.streams import DocumentStream
 from finetune.data.written_rows import whole_texts
 from finetune.errors import DataError, FinetuneError, GateFailed, Problem, RecipeError, listed
 from finetune.progress import WARNING, Progress
-from finetune.recipe import ClassifierRecipe, ImageRecipe, Recipe, TextRecipe, WriterRecipe, text_recipe
+from finetune.recipe import ClassifierRecipe, text_recipe
 from finetune.recipe_data import (
     SPLITS,
-    Columns,
     Data,
     Form,
     LabelledData,
-    PairColumns,
-    PairData,
-    TextColumns,
     TextData,
     TextSplit,
 )
@@ -70,6 +72,7 @@ class Prepared:
 
     `form` is that of text to write: rows then have id, text, target, label (null), group and origin, `labels` has no
     names and `encoded` is empty. It is None for labelled documents.
+    `stream` is where training goes on after the rows of train, which are only its first ones; None but for streaming.
     `families` numbers duplicate families, exact and near, over all splits. `folds` is the fold of each row, from 0, or
     -1 for a changed copy; None where there are no folds. `report` is data.json.
     """
@@ -83,6 +86,7 @@ class Prepared:
     warnings: list[str]
     folds: dict[str, npt.NDArray[np.int64]] | None = None
     form: Form | None = None
+    stream: DocumentStream | None = None
 
     def split_table(self) -> dict[str, Any]:
         """Columns of splits.parquet: who went where, never a text."""
@@ -108,7 +112,7 @@ def prepare(
     """
     recipe, form = text_recipe(loaded.recipe), form_of(loaded.recipe)
     check_steps(recipe.cleaning, form)
-    source = _read(loaded, progress)
+    source, stream = read_source(loaded, progress=progress)
     cores, bars = _effort(source, recipe.data, progress)
     cleaned, steps = clean(
         source.splits, recipe.cleaning, base=loaded.base, num_proc=cores, progress=bars, examples=examples, form=form
@@ -136,18 +140,8 @@ def prepare(
         warnings=told,
         folds=_folds(division, finished),
         form=form,
+        stream=documents_of(stream, finished.splits, loaded) if stream is not None else None,
     )
-
-
-def form_of(recipe: Recipe) -> Form | None:
-    """How text to write is written down; None for labelled documents."""
-    return recipe.form if isinstance(recipe, WriterRecipe) else None
-
-
-def split_seed(recipe: Recipe) -> int:
-    """What decides who goes where: data.split.seed, or the recipe's seed."""
-    assert isinstance(recipe, TextRecipe | ImageRecipe)
-    return recipe.seed if recipe.data.split.seed is None else recipe.data.split.seed
 
 
 def _folds(division: Division, finished: _Finished) -> dict[str, npt.NDArray[np.int64]] | None:
@@ -163,66 +157,6 @@ def _folds(division: Division, finished: _Finished) -> dict[str, npt.NDArray[np.
 def _warning(text: str) -> str:
     """Marked as what is shown even when quiet: something of the data is gone, doubtful or wrong."""
     return text if text.startswith(WARNING) else WARNING + text
-
-
-def column_map(columns: Columns | TextColumns | PairColumns) -> ColumnMap:
-    """The columns of a recipe as reading wants them."""
-    if isinstance(columns, Columns):
-        return ColumnMap(text=columns.text, label=columns.label, group=columns.group, id=columns.id)
-    read, written = KEYS[columns.form]
-    text, target = getattr(columns, read), getattr(columns, written) if written is not None else None
-    return ColumnMap(text=text, target=target, group=columns.group, id=columns.id, form=columns.form)
-
-
-def _read(loaded: LoadedRecipe, progress: Progress) -> Loaded:
-    """The source as it stands, plain text in passages where the recipe asks for them."""
-    recipe = text_recipe(loaded.recipe)
-    data = recipe.data
-    labelled = data if isinstance(data, LabelledData) else None
-    characters = data.passage_characters if isinstance(data, TextData) else None
-    try:
-        source = load_examples(
-            data.source,
-            columns=column_map(columns_of(data)),
-            base=loaded.base,
-            multi_label=labelled is not None and labelled.multi_label,
-            encoding=data.encoding,
-            limit=data.limit,
-            seed=split_seed(recipe),
-            most_characters=data.most_characters if characters is None else None,
-            numeric=tuple(labelled.numeric) if labelled is not None else (),
-            slices=tuple(recipe.evaluation.slices),
-            corpora=watched_corpora(progress),
-            stamps=CORPUS_STAMPS,
-            progress=progress,
-        )
-    except DataError as error:
-        raise DataError.of([_at_its_line(problem, loaded) for problem in error.problems]) from error
-    if characters is not None:
-        source = _in_passages(source, characters=characters)
-    for note in source.notes:
-        progress.say(note)
-    return source
-
-
-def columns_of(data: Data) -> Columns | TextColumns | PairColumns:
-    """The section `columns` of a task's data."""
-    assert isinstance(data, LabelledData | TextData | PairData)
-    return data.columns
-
-
-def _in_passages(source: Loaded, *, characters: int) -> Loaded:
-    splits, notes = {}, list(source.notes)
-    for name, rows in source.splits.items():
-        splits[name] = cut_passages(rows, characters=characters)
-        notes.append(f"{name}: {len(rows):,} documents cut into {len(splits[name]):,} passages")
-    return replace(source, splits=splits, notes=notes)
-
-
-def _at_its_line(problem: Problem, loaded: LoadedRecipe) -> Problem:
-    """A problem of a key that the recipe has, with the line where it stands."""
-    key = tuple(problem.where.split("."))
-    return replace(problem, where=loaded.where(*key)) if key in loaded.text.lines else problem
 
 
 def _effort(source: Loaded, data: Data, progress: Progress) -> tuple[int, bool]:
@@ -358,15 +292,6 @@ def _finished(loaded: LoadedRecipe, division: Division, *, num_proc: int, bars: 
         report["augmentation"] = asdict(grown.report)
         notes += [*grown.report.notes, *map(_warning, grown.report.warnings)]
     return _Finished(splits, family, report, notes)
-
-
-def watched_corpora(progress: Progress) -> dict[str, Callable[[], Iterable[dict[str, str]]]]:
-    """The built-in corpora, each behind a bar: reading a library takes seconds."""
-
-    def watched(name: str) -> Callable[[], Iterable[dict[str, str]]]:
-        return lambda: progress.bar(iterable=CORPORA[name](), desc=f"reading {name}", unit="text", leave=False)
-
-    return {name: watched(name) for name in CORPORA}
 
 
 def _fingerprint(splits: dict[str, datasets.Dataset]) -> str:

@@ -89,6 +89,7 @@ def encode_examples(
     form: Form,
     settings: SequenceSettings,
     purpose: Purpose,
+    may_be_empty: bool = False,
     on_documents: Callable[[int], None] = lambda count: None,
 ) -> tuple[Dataset, SequenceCounts]:
     """One row a document, in the order of `rows`; `row` is its number there, for training leaves out what it drops.
@@ -100,13 +101,15 @@ def encode_examples(
 
     A document too long or without anything to learn is cut, dropped or refused as docs/generation.md says; an
     evaluation drops nothing. `on_documents` hears how many were encoded since it last heard. Where `rows` lies on the
-    disk, so does the result, and a second call finds it there. Raises DataError with every refused row, or where
-    nothing is left; RecipeError and ModelError for settings and tokenizers that leave no room.
+    disk, so does the result, and a second call finds it there. Raises DataError with every refused row, or, unless it
+    `may_be_empty`, where nothing is left; RecipeError and ModelError for settings and tokenizers that leave no room.
     """
     encoder = Encoder(tokenizer, form=form, settings=settings, purpose=purpose)
     encoded = _mapped(rows, encoder, on_documents=on_documents)
     _refuse(rows, encoded)
     dropped = mask_of(encoded, "dropped", lambda column: pc.not_equal(column, ""))
+    if len(rows) and dropped.all() and not may_be_empty:
+        raise _nothing_left(rows, encoded)
     notes = [*encoder.notes, *_notes(rows, encoded, dropped=dropped)]
     kept = selected(encoded, np.flatnonzero(~dropped)) if dropped.any() else encoded
     counts = _count(encoded, dropped=dropped, settings=settings, form=form, notes=notes)
@@ -185,14 +188,19 @@ def _refuse(rows: Dataset, encoded: Dataset) -> None:
     problems.raise_if_any()
 
 
+def _nothing_left(rows: Dataset, encoded: Dataset) -> DataError:
+    why = Counter(values(encoded, "dropped")).most_common(1)[0][0]
+    what = f"none of the {len(rows):,} examples of train can be learnt ({why})"
+    return DataError(
+        _origins(rows, np.ones(len(rows), dtype=np.bool_)), what, "Check the columns and windows.max_tokens."
+    )
+
+
 def _notes(rows: Dataset, encoded: Dataset, *, dropped: Mask) -> list[str]:
-    """What the user should hear of. Raises DataError where every document was dropped."""
+    """What the user should hear of."""
     notes = []
     whats = Counter(values(selected(encoded, np.flatnonzero(dropped)), "dropped")) if dropped.any() else Counter()
     origins = _origins(rows, dropped)
-    if len(rows) and dropped.all():
-        what = f"none of the {len(rows):,} examples of train can be learnt ({whats.most_common(1)[0][0]})"
-        raise DataError(origins, what, "Check the columns and windows.max_tokens.")
     for what, count in whats.most_common():
         notes.append(f"warning: {count:,} of {len(rows):,} examples dropped: {what}")
     if whats:

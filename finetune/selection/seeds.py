@@ -73,7 +73,8 @@ def train_with_seeds(
     Finished runs are kept and stopped ones gone on with, also under a larger count. Raises RecipeError, DataError,
     CheckpointError for a folder of another plan, the errors of experiment.train, and Stopped.
     """
-    from finetune.data.prepare import prepare, split_seed
+    from finetune.data.prepare import prepare
+    from finetune.data.recipe_source import split_seed
 
     refuse_processes("train --seeds", "Train each seed by itself: seed=... data.split.seed=...")
     folder = new_run_folder(f"{loaded.name}-seeds") if folder is None else folder

@@ -28,13 +28,16 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from finetune.errors import RecipeError
+from finetune.processes import process_count
 from finetune.recipe_training import Training
 from finetune.runs import Json, append_json_line, write_json_lines
 from finetune.training.batches import MICRO_BATCH_TOKENS, PASS_COST_TOKENS, DocumentSampler, keyed_seed, of_device
 from finetune.training.checkpoints import Checkpoint
+from finetune.training.company import company
 from finetune.training.lessons import Turn
 from finetune.training.plan import FitPlan, FitResult
 from finetune.training.sealed_trainer import SealedTrainer
+from finetune.training.streamed import StreamedTable
 
 
 def training_arguments(settings: Training, *, folder: Path, seed: int, greater_is_better: bool) -> TrainingArguments:
@@ -94,6 +97,7 @@ class DocumentTrainer(SealedTrainer):
             seed=plan.seed,
             process=arguments.process_index,
             processes=arguments.world_size,
+            lengths=getattr(examples, "lengths", None),
         )
         self.remove_callback(PrinterCallback)
         self.follower = FollowRun(self)
@@ -137,6 +141,8 @@ class DocumentTrainer(SealedTrainer):
         if self.control.should_training_stop:
             return  # a resumed run whose training was over, or that the due evaluation ended
         self.sampler.epoch = named["epoch"]
+        if isinstance(self.plan.lesson.examples, StreamedTable):
+            self.plan.lesson.examples.turn_to(named["epoch"])
         super()._run_epoch(*arguments, **named)  # type: ignore[no-untyped-call]
 
     def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -196,15 +202,17 @@ class DocumentTrainer(SealedTrainer):
 
     def turn(self) -> Turn:
         """An evaluation of the model as it stands, as this process sees it."""
-        world = self.args.world_size
+        # Every process of a sharded model must make the same passes, so each evaluates everything.
+        world = 1 if self.whole_batches else self.args.world_size
         return Turn(
-            process=self.args.process_index,
+            process=self.args.process_index if world > 1 else 0,
             processes=world,
             step=self.state.global_step,
             epoch=float(self.state.epoch or 0.0),
             progress=self.plan.progress,
             # Several processes finish their chunks at different times, and stop after the next step.
-            check=self.stop_if_asked if world == 1 else _unchecked,
+            check=self.stop_if_asked if self.args.world_size == 1 else _unchecked,
+            writes=self.args.process_index == 0,
         )
 
 
@@ -275,22 +283,32 @@ def _without_bars_of_transformers() -> Iterator[None]:
 def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = None) -> FitResult:
     """Train, evaluating and saving as the settings say; leaves the best weights in `model`.
 
-    Raises Stopped (saved and resumable), TrainingFailed (not finite), EnvironmentFault (disk full), and Pruned when
-    the plan's listener does.
+    Raises Stopped (saved and resumable), TrainingFailed (not finite), EnvironmentFault (disk full, a process is gone),
+    RecipeError, and Pruned when the plan's listener does.
     """
     arguments = training_arguments(
         plan.settings, folder=plan.checkpoints, seed=plan.seed, greater_is_better=plan.greater_is_better
     )
+    if arguments.world_size != process_count():
+        what = f"{process_count()} processes were started, and transformers finds {arguments.world_size}"
+        raise RecipeError("training.use_cpu", what, "Without GPUs: training.use_cpu=true.")
     trainer = DocumentTrainer(model, plan, arguments)
     trainer.resumed = resume
-    with plan.stop.saving_first(), contextlib.closing(trainer.follower), _without_bars_of_transformers():
+    with (
+        plan.stop.saving_first(),
+        contextlib.closing(trainer.follower),
+        company().training(),
+        _without_bars_of_transformers(),
+    ):
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume is not None else None)
+        counted = trainer.counted()
+    plan.lesson.counters.update({name: counted[name] for name in plan.lesson.counters})
     # accelerate leaves bf16 and fp16 arithmetic on the model; what is saved is used, and calibrated, without it.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     state = trainer.state
-    notes = []
+    notes = plan.lesson.examples.notes() if isinstance(plan.lesson.examples, StreamedTable) else []
     if trainer.whole_batches:
-        notes.append("sharded model: plain batches, without length-aware micro-batches")
+        notes.append("sharded model: plain batches, without length-aware micro-batches; each process evaluates all")
     if plan.settings.load_best_model_at_end and not state.best_global_step:
         notes.append(f"{plan.settings.metric_for_best_model} was never defined: best/ is the last model")
     best = plan.settings.load_best_model_at_end and state.best_global_step
@@ -298,8 +316,8 @@ def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = No
         best_epoch=_epoch_of(state.log_history, state.best_global_step) if best else state.epoch,
         best_step=state.best_global_step if best else state.global_step,
         steps=state.global_step,
-        padding_share=1 - trainer.real_tokens / trainer.padded_tokens if trainer.padded_tokens else None,
-        tokens=trainer.real_tokens,
+        padding_share=1 - counted["real_tokens"] / counted["padded_tokens"] if counted["padded_tokens"] else None,
+        tokens=int(counted["real_tokens"]),
         micro_batches="plain" if trainer.whole_batches else plan.lesson.micro_batches,
         fill_rate=plan.lesson.fill_rate,
         notes=notes,

@@ -20,6 +20,7 @@ from finetune.training.batches import Draw, Role
 from finetune.training.lessons import Turn
 from finetune.training.next_token import GenerationSettings
 from finetune.training.packed import Batch
+from finetune.training.streamed import StreamedTable
 from finetune.training.text_inference import (
     Example,
     Share,
@@ -55,6 +56,12 @@ class SequenceTable:
         example = TokenPair(row["source"], row["ids"]) if "source" in row else TokenSequence(row["ids"], row["learn"])
         return example, int(self.learnt[number]), role
 
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens (n,) that the model reads of each example."""
+        columns = [name for name in ("source", "ids") if name in self._rows.column_names]
+        rows = self._rows.select_columns(columns)
+        return np.array([sum(len(row[name]) for name in columns) for row in rows], dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class TextStep:
@@ -76,7 +83,7 @@ class WriterLesson:
     """
 
     model: TextModel
-    examples: SequenceTable
+    examples: SequenceTable | StreamedTable
     label_smoothing: float
     validation: datasets.Dataset
     written: Sequence[int]
