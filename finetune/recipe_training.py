@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from finetune.recipe_parts import Number, Section, WholeNumber
+from finetune.recipe_parts import Number, Section, WholeNumber, no_repeats
 
 LabelMetric = Literal[
     "f1_macro",
@@ -84,6 +84,9 @@ class Training(AnyTraining):
     eval_steps: WholeNumber | None = Field(None, ge=1, description="Steps between evaluations with 'steps'.")
     save_strategy: Literal["epoch", "steps", "no"] = Field("epoch", description="When to save resumable state.")
     save_steps: WholeNumber | None = Field(None, ge=1, description="Also save resumable state every so many steps.")
+    report_to: Annotated[list[str], AfterValidator(no_repeats)] = Field(
+        [], description="Trackers that transformers knows, such as tensorboard or wandb, beside history.jsonl."
+    )
     extra: dict[str, bool | int | float | str | dict[str, bool | int | float | str] | None] = Field(
         {}, description="Any other field of the installed transformers' TrainingArguments."
     )

@@ -25,9 +25,14 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.integrations import (
+    INTEGRATION_TO_CALLBACK,
+    TensorBoardCallback,
+    get_available_reporting_integrations,
+)
 from transformers.utils import logging as transformers_logging
 
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, did_you_mean, listed
 from finetune.processes import process_count
 from finetune.recipe_training import Training
 from finetune.runs import Json, append_json_line, write_json_lines
@@ -72,7 +77,7 @@ def training_arguments(settings: Training, *, folder: Path, seed: int, greater_i
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "restore_callback_states_from_checkpoint": True,
-        "report_to": "none",
+        "report_to": settings.report_to or "none",
     }
     try:
         arguments = TrainingArguments(**{**chosen, **settings.extra})
@@ -83,6 +88,15 @@ def training_arguments(settings: Training, *, folder: Path, seed: int, greater_i
         return arguments
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError("training", str(error).splitlines()[0]) from error
+
+
+def check_trackers(names: Sequence[str], *, where: str) -> None:
+    """Raises RecipeError for a tracker that transformers does not know, or that is not installed."""
+    for name in (each for each in names if each not in INTEGRATION_TO_CALLBACK):
+        do = did_you_mean(name, INTEGRATION_TO_CALLBACK) or f"Known: {listed(INTEGRATION_TO_CALLBACK, most=30)}."
+        raise RecipeError(where, f"transformers knows no tracker '{name}'", do)
+    for name in (each for each in names if each not in get_available_reporting_integrations()):
+        raise RecipeError(where, f"'{name}' is not installed", "Install its package, or leave it out.")
 
 
 class DocumentTrainer(SealedTrainer):
@@ -100,6 +114,9 @@ class DocumentTrainer(SealedTrainer):
             lengths=getattr(examples, "lengths", None),
         )
         self.remove_callback(PrinterCallback)
+        for tracker in self.callback_handler.callbacks:
+            if isinstance(tracker, TensorBoardCallback) and tracker.logging_dir is None:
+                tracker.logging_dir = str(plan.history.parent / "tensorboard")  # its own default is in checkpoints/
         self.follower = FollowRun(self)
         self.add_callback(self.follower)
         if plan.settings.early_stopping_patience is not None:
