@@ -10,10 +10,8 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+# What peft calls the files of an adapter.
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 # The library that wrote the format refuses longer headers, and so a file of another kind is told from a damaged one.
 LONGEST_HEADER_BYTES = 100_000_000
@@ -37,6 +37,9 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", 
 TOKENIZER_FILE_SUFFIXES = (".json", ".txt", ".model", ".vocab", ".bpe", ".jinja")
 # Written by old releases with the author's own path, and never opened by any of them.
 HARMLESS_FILE_KEYS = frozenset({"special_tokens_map_file"})
+
+# These read no texts.
+IMAGE_MODEL_TYPES = ("finetune_vae", "finetune_gan", "finetune_style")
 
 # The tensors whose first dimension is the number of labels, in the architectures that have a classification head.
 HEAD_TENSORS = ("classifier.out_proj.weight", "classification_head.out_proj.weight", "score.weight",
@@ -73,6 +76,25 @@ def check_model_folder(path: Path) -> None:
     tensors = _check_weights(path, problems)
     if config is not None:
         _check_label_count(path, config, tensors, problems)
+    if config is None or config.get("model_type") not in IMAGE_MODEL_TYPES:
+        _check_tokenizer(path, problems)
+    problems.raise_if_any()
+
+
+def is_adapter_folder(path: Path) -> bool:
+    """Whether the folder holds an adapter, and so needs its base to be used."""
+    return (path / ADAPTER_CONFIG).exists() and not (path / WEIGHTS).exists()
+
+
+def check_adapter_folder(path: Path) -> None:
+    """`check_model_folder` for an adapter: its own files; its base is checked where it is found."""
+    _require_folder(path)
+    problems = Collector(ModelError)
+    config = _read_json(path, "config.json", problems)
+    if config is not None:
+        _check_config(path, config, problems)
+    _read_json(path, ADAPTER_CONFIG, problems)
+    _read_header(path, ADAPTER_WEIGHTS, problems)
     _check_tokenizer(path, problems)
     problems.raise_if_any()
 
@@ -91,6 +113,16 @@ def read_tensor_headers(path: Path) -> dict[str, TensorHeader]:
     tensors = _check_weights(path, problems)
     problems.raise_if_any()
     return tensors
+
+
+def weights_sha256(folder: Path) -> str:
+    """sha256 over the safetensors files of a model folder, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def misshapen_tensors(
@@ -136,39 +168,6 @@ def find_packaged_minilm() -> ModelFolder | None:
         what = f"the weights are not those of {MINILM}; refused. Found: sha256 {digest}, not {MINILM_SHA256}"
         raise ModelError(f"package {MINILM_PACKAGE}", what, "Install the package again.")
     return ModelFolder(path=path, origin=f"package {MINILM_PACKAGE}")
-
-
-@contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to write a model into; on leaving without an error it takes the place of `folder` as a whole.
-
-    A model of the same name stays until the new one is on the disk. A folder of other things is a ModelError.
-    """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
-        raise ModelError(str(folder), "holds files but no model; not replaced", "Choose another folder.")
-    staging, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
-    for leftover in (staging, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    staging.mkdir(parents=True)
-    yield staging
-    # safetensors writes with mode 0600; config.json was made by open(), which heeds the umask.
-    mode = (staging / "config.json").stat().st_mode & 0o777
-    for file in staging.iterdir():
-        file.chmod(mode)
-        _flush(file)
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    _flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _require_folder(path: Path) -> None:
@@ -235,9 +234,10 @@ def _check_config(path: Path, config: Mapping[str, object], problems: Collector)
 
 def _check_weights(path: Path, problems: Collector) -> dict[str, TensorHeader]:
     """The headers of all weight files; what is wrong with them is collected."""
-    if (path / "adapter_config.json").exists():
+    if (path / ADAPTER_CONFIG).exists():
         # transformers would follow it to the base model, on the Hub if need be.
-        problems.add(str(path), "holds a PEFT adapter, not a whole model", "Name the folder of the merged model.")
+        do = "Merge it into its base, and name that folder: finetune export RUN --merge."
+        problems.add(str(path), "holds a PEFT adapter, not a whole model", do)
         return {}
     if (path / WEIGHTS).exists():
         return _read_header(path, WEIGHTS, problems)
