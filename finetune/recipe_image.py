@@ -57,7 +57,7 @@ class ImageData(Section):
     split: ImageSplit = Field(ImageSplit(), description="Shares of the splits.")
     limit: WholeNumber | None = Field(None, ge=1, description="Use a seeded sample of this many images a source.")
     near_duplicates: Number | None = Field(
-        0.95,
+        0.99,
         gt=0.5,
         le=1,
         description="Correlation of two images, shrunk alike, from which they are one family, which stays in one "
@@ -203,6 +203,16 @@ class ImageTraining(AnyTraining):
     metric_for_best_model: ImageMetric = Field(
         description="Validation score that chooses the epoch; default is elbo of a vae, kernel_distance of the others."
     )
+
+    @model_validator(mode="after")
+    def _optimizer_has_them(self) -> ImageTraining:
+        if self.optim == "adam" and self.weight_decay:
+            raise ValueError("weight_decay is of adamw and sgd, and optim is 'adam'")
+        if self.optim != "sgd" and self.momentum:
+            raise ValueError(f"momentum is of sgd, and optim is '{self.optim}'")
+        if self.optim == "sgd" and (self.adam_beta1 is not None or self.adam_beta2 is not None):
+            raise ValueError("adam_beta1 and adam_beta2 are of adam and adamw, and optim is 'sgd'")
+        return self
 
 
 class ImageEvaluation(Evaluation):

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from finetune.data.blocks import Numbers, RowLabels, blocks_of, column_numbers
-from finetune.data.leaks import LeakReport, Policy, find_leaks, settle_leaks
+from finetune.data.leaks import LeakReport, Policy, Similarity, find_leaks, settle_leaks
 from finetune.data.near_duplicates import Families, text_similarity
 from finetune.data.parts import WHOLE
 from finetune.data.row_streams import selected
@@ -52,12 +52,14 @@ def divide(
     fold: Fold | None = None,
     folds: int | None = None,
     form: Form | None = None,
+    similarity: Similarity = text_similarity,
 ) -> Division:
     """The splits out of the cleaned parts: one named `all`, or train with or without validation and test.
 
     `families` numbers the rows of all parts, one below the other. `fold` is held out as the test split; `folds` only
     numbers as many folds over all rows, whatever their split; of one source both number them alike. `form` says what
-    a row of text to write holds, for leaks are shown with how alike two rows are. Raises DataError
+    a row of text to write holds, for leaks are shown with how alike two rows are: `similarity` of two `text`, which
+    for images are their ids. Raises DataError
     where rows, groups or classes are too few, and GateFailed for leaks between the parts where `leaks` says so.
     """
     starts = np.cumsum([len(rows) for rows in parts.values()])[:-1]
@@ -66,13 +68,15 @@ def divide(
         family=dict(zip(parts, np.split(families.family, starts), strict=True)),
         exact=dict(zip(parts, np.split(families.exact, starts), strict=True)),
         form=form,
+        similarity=similarity,
     )
     brought, notes = None, []
     if WHOLE not in parts:
         drawn = drawn.pooled() if fold is not None else drawn
         brought = drawn.leaks()
         settled = settle_leaks(drawn.splits, brought, family=drawn.family, exact=drawn.exact, policy=leaks)
-        drawn, notes = _Drawn(settled.splits, settled.family, settled.exact, form=form), settled.notes
+        drawn = replace(drawn, splits=settled.splits, family=settled.family, exact=settled.exact)
+        notes = settled.notes
     if fold is not None:
         cut, told = _with_fold_held_out(drawn, fold, settings=settings, seed=seed)
     else:
@@ -112,9 +116,12 @@ class _Drawn:
     exact: dict[str, Numbers]
     fold: dict[str, Numbers] = field(default_factory=dict)
     form: Form | None = None
+    similarity: Similarity = text_similarity
 
     def leaks(self) -> LeakReport:
-        return find_leaks(self.splits, family=self.family, exact=self.exact, similarity=text_similarity, form=self.form)
+        return find_leaks(
+            self.splits, family=self.family, exact=self.exact, similarity=self.similarity, form=self.form
+        )
 
     def numbered(self, folds: int, *, settings: Shares, seed: int) -> _Drawn:
         """The same with `folds` folds over all rows, one split below the other."""
@@ -138,10 +145,11 @@ class _Drawn:
         exact = {"train": np.concatenate([self.exact[name] for name in pool])}
         for name in self.splits.keys() - pool:
             rows[name], family[name], exact[name] = self.splits[name], self.family[name], self.exact[name]
-        return _Drawn(rows, family, exact, form=self.form)
+        return replace(self, splits=rows, family=family, exact=exact, fold={})
 
     def only(self, name: str) -> _Drawn:
-        return _Drawn({name: self.splits[name]}, {name: self.family[name]}, {name: self.exact[name]}, form=self.form)
+        family, exact = {name: self.family[name]}, {name: self.exact[name]}
+        return replace(self, splits={name: self.splits[name]}, family=family, exact=exact, fold={})
 
     def cut(self, name: str, assigned: np.ndarray, *, names: tuple[str, ...]) -> _Drawn:
         """The split `name` cut into `names` by the name of each of its rows; the others stay."""
@@ -161,6 +169,7 @@ class _Drawn:
             shared_out(self.exact),
             shared_out(self.fold),
             self.form,
+            self.similarity,
         )
 
 
