@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, get_args
 
-from finetune import verbs, verbs_of_many, verbs_of_predicting
+from finetune import verbs, verbs_of_hub, verbs_of_images, verbs_of_many, verbs_of_predicting
 from finetune.errors import RecipeError, did_you_mean
 from finetune.generation_options import OPTIONS
 from finetune.progress import write
@@ -80,7 +80,14 @@ def _parser() -> _Parser:
 
     _data_verbs(verb)
     _run_verbs(verb)
+    _image_verbs(verb)
     _many_verbs(verb)
+    _hub_verbs(verb)
+    made = verb("export", verbs.export, "make one plain model of an adapter and its base")
+    made.add_argument("run_folder", metavar="RUN", help="a run of lora, dora or qlora, or its best/ or last/ folder")
+    made.add_argument("--merge", action="store_true", help="add the matrices to the weights they lie beside")
+    made.add_argument("--output", metavar="DIR", help="where the model goes (default: merged/ of the run)")
+    made.add_argument("--force", action="store_true", help="replace DIR when an earlier model is there")
     verb("schema", verbs.schema, "print the JSON schema of a recipe")
     verb("doctor", verbs.doctor, "versions, devices, Hub and cache, disk")
     return parser
@@ -141,26 +148,69 @@ def _run_verbs(verb: Verb) -> None:
     made.add_argument(
         "--gate-on", choices=("value", "interval"), default="value", help="interval: hold the bound that is worse"
     )
-    _add_predict(verb("predict", verbs_of_predicting.predict, "label new texts, or write texts for prompts"))
+    _add_predict(verb("predict", verbs_of_predicting.predict, "label texts, write for prompts, or score images"))
 
 
 def _add_predict(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "run_folder", metavar="RUN", help="a run, a best/ or last/ folder; or a recipe, whose model writes untrained"
+        "run_folder",
+        metavar="RUN",
+        help="a run, a best/ or last/ folder, or hub:USER/NAME; or a recipe, whose model writes untrained",
     )
     what = made.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", action="append", metavar="TEXT", help="a text to label; may be repeated")
     what.add_argument("--prompt", action="append", metavar="TEXT", help="a text to go on from; may be repeated")
     what.add_argument("--input", metavar="FILE",
                       help="a csv, tsv, json, jsonl, parquet, arrow, xml or hdf5 file; "
-                      "prompts also one a line, from a txt file, or - for stdin")  # fmt: skip
-    made.add_argument("--output", metavar="FILE", help="csv, jsonl or parquet; default is jsonl on stdout")
+                      "prompts also one a line, from a txt file, or - for stdin; "
+                      "of an image model an image, or a folder or archive of images")  # fmt: skip
+    made.add_argument("--output", metavar="FILE", help="csv, jsonl or parquet; default is jsonl on stdout; "
+                      "of a vae also a folder for its reconstructions")  # fmt: skip
+    made.add_argument("--label", metavar="NAME", help="what all images show, of an image model that draws by label "
+                      "(default: the label under which each image scores best)")  # fmt: skip
+    made.add_argument("--caption", metavar="TEXT", help="the same of a model trained on captions")
     made.add_argument("--column", metavar="NAME", help="the text column of FILE (default: the one trained on)")
     made.add_argument("--encoding", metavar="NAME", help="the encoding of FILE (default: detected and stated)")
     made.add_argument("--force", action="store_true", help="replace FILE when it exists")
     how = made.add_argument_group("how texts are written", "The defaults are stored with the model.")
     for name, text in WRITING.items():
         how.add_argument(OPTIONS[name], dest=name, type=_number, metavar="N", help=text)
+
+
+def _image_verbs(verb: Verb) -> None:
+    made = verb("sample", verbs_of_images.sample, "draw images with a finished image model")
+    _add_drawing(made)
+    made.add_argument("--count", type=_count, metavar="N", help="images to draw (default: 64)")
+    made.add_argument("--prompt", action="append", default=[], metavar="TEXT",
+                      help="what to draw, of a model trained on captions; may be repeated")  # fmt: skip
+    made.add_argument("--mix", nargs=2, type=_count, metavar=("A", "B"),
+                      help="the styles of seed A below those of seed B, layer by layer (style models)")  # fmt: skip
+    made.add_argument("--interpolate", nargs=2, type=_count, metavar=("A", "B"),
+                      help="what lies between seed A and seed B")  # fmt: skip
+    made.add_argument("--steps", type=_count, metavar="N", help="images from A to B (default: 8)")
+    made.add_argument("--output", metavar="DIR", help="where images and grid go (default: runs/NAME-samples-N)")
+    made = verb("augment", verbs_of_images.augment,
+                "draw a labelled image folder, and measure whether a classifier gains by it")  # fmt: skip
+    _add_drawing(made)
+    made.add_argument("--count", type=_count, required=True, metavar="N",
+                      help="images in all, as many of each label")  # fmt: skip
+    made.add_argument("--output", required=True, metavar="DIR", help="the folder; images go to DIR/LABEL/")
+    made.add_argument("--measure", action="store_true",
+                      help="train a small classifier on the run's images with and without the drawn ones, and compare "
+                      "both on the run's test split, which counts as a look at it")  # fmt: skip
+    made.add_argument("--seeds", type=_count, metavar="N", help="trainings of each classifier (default: 3)")
+
+
+def _add_drawing(made: argparse.ArgumentParser) -> None:
+    """What drawing one image and drawing many for a classifier have in common."""
+    made.add_argument("run_folder", metavar="RUN", help="a run, or a best/ or last/ folder")
+    made.add_argument("--label", action="append", default=[], metavar="NAME",
+                      help="draw this label; may be repeated (default: all of them in turn)")  # fmt: skip
+    made.add_argument("--seed", type=_count, metavar="N", help="of the images (default: 0)")
+    made.add_argument("--truncation", type=_share, default=1.0, metavar="SHARE",
+                      help="below 1 draws more typical and more alike images: w is pulled to its mean (style), latents "
+                      "are scaled (vae, gan); default: 1")  # fmt: skip
+    made.add_argument("--force", action="store_true", help="replace DIR when an earlier output is there")
 
 
 def _many_verbs(verb: Verb) -> None:
@@ -189,6 +239,19 @@ def _many_verbs(verb: Verb) -> None:
     made.add_argument("--language", choices=("en", "zh"), help="default: the recipe's report.language")
 
 
+def _hub_verbs(verb: Verb) -> None:
+    made = verb(
+        "push", verbs_of_hub.push, "upload a finished run's model and its card to the Hub, private unless asked"
+    )
+    made.add_argument("run_folder", metavar="RUN")
+    made.add_argument("repository", metavar="USER/NAME", help="the repository, made where it is not there")
+    made.add_argument("--public", action="store_true", help="everybody may read it (default: you alone)")
+    made.add_argument("--what", choices=("best", "last", "adapter", "merged"), default="best",
+                      help="the model; of a run with an adapter also the adapter alone, or a plain model with the "
+                      "adapter worked in (default: best)")  # fmt: skip
+    made.add_argument("--dry-run", action="store_true", help="list what would be uploaded, and stop there")
+
+
 def _number(word: str) -> int | float | str:
     """A number, or the word, of which the recipe's own check says what it should have been."""
     for kind in (int, float):
@@ -203,6 +266,13 @@ def _count(word: str) -> int:
     if not word.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a whole number from 0, found {word!r}")
     return int(word)
+
+
+def _share(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, found {word!r}") from None
 
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:

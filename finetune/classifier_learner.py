@@ -10,19 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from finetune.adapter_base import Base
+from finetune.adapters import rate_note
 from finetune.calibrating import calibrate
-from finetune.data.lengths import LengthAudit
+from finetune.data.lengths import length_lines
 from finetune.data.prepare import Prepared
+from finetune.data.store import fingerprint
 from finetune.data.windows import ROWS_AT_A_TIME, WindowCounts, cut_windows
 from finetune.errors import ModelError
 from finetune.hub_models import find_model
-from finetune.learner import origin_of, refuse_arithmetic, save_with_settings
-from finetune.model_folder import ModelFolder
+from finetune.learner import adapter_settings, base_of_adapter, origin_of, refuse_arithmetic, save_with_settings
+from finetune.model_folder import ModelFolder, weights_sha256
 from finetune.models import build_classifier, largest_window_tokens, load_tokenizer
-from finetune.progress import Progress
+from finetune.processes import is_writer
+from finetune.progress import SILENT, Progress
 from finetune.recipe import ClassifierRecipe, classifier_recipe
+from finetune.recipe_adapter import WHOLE, Adapter
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import Calibration
 from finetune.runs import Json, Run
@@ -32,8 +38,18 @@ from finetune.tasks.base import Task
 from finetune.tasks.text_classification import TextClassification, balanced_weights
 from finetune.training.batches import DocumentTable
 from finetune.training.classifying import ClassifierLesson
+from finetune.training.company import company
+from finetune.training.frozen import (
+    Features,
+    FeatureTable,
+    FrozenHead,
+    FrozenLesson,
+    encoder_features,
+    find_frozen_head,
+)
 
 MOST_UNKNOWN_SHARE = 0.05
+PROBED_DOCUMENTS = 8
 
 
 @dataclass(frozen=True)
@@ -49,25 +65,26 @@ class ClassifierLearner:
     notes: list[str]
     settings: Json
     fresh_model: Callable[[], PreTrainedModel]
+    base: Base | None = None  # of an adapter
+    head: FrozenHead | None = None  # of a frozen encoder
+    progress: Progress = SILENT
 
     @property
     def origin(self) -> str:
         return origin_of(self.folder)
 
     @property
-    def lengths(self) -> dict[str, LengthAudit]:
-        """How long the documents of each split are in tokens of this model."""
-        return {split: counts.lengths for split, counts in self.counts.items()}
-
-    @property
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id or 0)
 
-    def windows_report(self) -> Json:
-        return {split: counts.to_json() for split, counts in self.counts.items()}
+    def data_lines(self) -> list[str]:
+        return length_lines({split: counts.lengths for split, counts in self.counts.items()})
 
-    def lesson(self, loaded: LoadedRecipe, prepared: Prepared, run: Run) -> ClassifierLesson:
-        return ClassifierLesson(
+    def data_report(self) -> Json:
+        return {"windows": {split: counts.to_json() for split, counts in self.counts.items()}}
+
+    def lesson(self, loaded: LoadedRecipe, prepared: Prepared, run: Run) -> ClassifierLesson | FrozenLesson:
+        plain = ClassifierLesson(
             task=self.task,
             pad_id=self.pad_id,
             examples=DocumentTable(self.windows["train"], prepared.encoded["train"]),
@@ -75,6 +92,25 @@ class ClassifierLearner:
             validation_windows=window_lists(self.windows["validation"]),
             score_validation=validation_scorer(prepared),
         )
+        if self.head is None:
+            return plain
+        if torch.cuda.is_available() and not loaded.recipe.training.use_cpu:
+            self.model.to("cuda")  # type: ignore[arg-type]
+        table = FeatureTable(self._features("train", self.head), prepared.encoded["train"])
+        return FrozenLesson(plain, self.head, table, self._features("validation", self.head))
+
+    def _features(self, split: str, head: FrozenHead) -> Features:
+        """What the head reads of the windows of a split, computed once."""
+        assert self.folder is not None  # a frozen encoder was loaded
+        windows, path = self.windows[split], self.folder.path
+        encoder = fingerprint(weights_sha256(path), (path / "config.json").read_bytes())
+        if not is_writer():
+            company().agreed(f"features of {split}", "")  # the writer computes them, the others read its file
+        with self.progress.bar(total=len(windows), desc=f"frozen encoder reads {split}", unit="document") as bar:
+            found = encoder_features(head, windows, encoder=encoder, on_documents=bar.update)
+        if is_writer():
+            company().agreed(f"features of {split}", "there")
+        return found
 
     def calibration(self, loaded: LoadedRecipe, prepared: Prepared, *, progress: Progress) -> Calibration | None:
         if not classifier_recipe(loaded.recipe).evaluation.calibrate:
@@ -97,7 +133,7 @@ class ClassifierLearner:
         settings = dict(self.settings)
         if calibration is not None:
             settings["calibration"] = calibration.model_dump(include={"temperature", "folded", "thresholds"})
-        save_with_settings(model, self.tokenizer, folder, settings=settings)
+        save_with_settings(model, self.tokenizer, folder, settings=settings, base=self.base)
 
 
 def build_classifier_learner(loaded: LoadedRecipe, prepared: Prepared, *, progress: Progress) -> ClassifierLearner:
@@ -106,7 +142,7 @@ def build_classifier_learner(loaded: LoadedRecipe, prepared: Prepared, *, progre
     refuse_arithmetic(loaded)
     folder, tokenizer = _find_tokenizer(loaded, prepared.splits["train"]["text"])
 
-    def build() -> tuple[PreTrainedModel, list[str]]:
+    def build(adapter: Adapter = WHOLE) -> tuple[PreTrainedModel, list[str]]:
         return build_classifier(
             recipe.model,
             folder=folder,
@@ -114,9 +150,11 @@ def build_classifier_learner(loaded: LoadedRecipe, prepared: Prepared, *, progre
             label_names=prepared.labels.names,
             multi_label=prepared.labels.multi_label,
             seed=recipe.seed,
+            adapter=adapter,
         )
 
-    model, notes = build()
+    model, notes = build(recipe.adapter)
+    notes += rate_note(recipe.adapter, recipe.training.learning_rate)
     _refuse_windows(loaded, model, tokenizer)
     windows, counts = {}, {}
     for split, rows in prepared.splits.items():
@@ -125,6 +163,11 @@ def build_classifier_learner(loaded: LoadedRecipe, prepared: Prepared, *, progre
         windows[split] = cut.select_columns(["windows"])  # training reads rows one at a time, and only these
         notes.extend(_cut_notes(recipe, split, counts[split]))
     notes.extend(_unknown_note(windows["train"], tokenizer))
+    head = None
+    if recipe.adapter.kind == "frozen":
+        head = _frozen_head(model, windows["train"], tokenizer)
+        if head is None:
+            notes.append(f"what the head of {type(model).__name__} reads is not found: the encoder runs in every epoch")
     task = TextClassification(
         labels=prepared.labels,
         aggregate=recipe.windows.aggregate,
@@ -136,8 +179,16 @@ def build_classifier_learner(loaded: LoadedRecipe, prepared: Prepared, *, progre
         label_smoothing=recipe.training.label_smoothing_factor,
     )
     return ClassifierLearner(
-        task, model, tokenizer, windows, counts, folder, notes, _model_settings(recipe), fresh_model=lambda: build()[0]
-    )
+        task, model, tokenizer, windows, counts, folder, notes, _model_settings(recipe), lambda: build()[0],
+        base=base_of_adapter(recipe, folder), head=head, progress=progress,
+    )  # fmt: skip
+
+
+def _frozen_head(
+    model: PreTrainedModel, windows: datasets.Dataset, tokenizer: PreTrainedTokenizerFast
+) -> FrozenHead | None:
+    probe = [window for document in window_lists(windows)[:PROBED_DOCUMENTS] for window in document]
+    return find_frozen_head(model, probe, pad_id=int(tokenizer.pad_token_id or 0))
 
 
 def window_lists(windows: datasets.Dataset) -> Sequence[list[list[int]]]:
@@ -164,6 +215,7 @@ def _model_settings(recipe: ClassifierRecipe) -> Json:
         "cleaning": [step.model_dump(mode="json") for step in recipe.cleaning],
         "windows": recipe.windows.model_dump(mode="json"),
         "text_column": recipe.data.columns.text,
+        **adapter_settings(recipe),
     }
 
 

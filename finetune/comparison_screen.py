@@ -8,6 +8,7 @@ from finetune.data.text_steps import visible
 from finetune.progress import WARNING
 from finetune.report.many_sentences import comparison_sentences
 from finetune.report.sentences import coverages, difference_text, number, score_text
+from finetune.scores.images import IMAGE_METRICS
 from finetune.selection.compare import ChangedSides, Comparison
 from finetune.summary import table
 
@@ -21,9 +22,10 @@ SHOWN_CHARACTERS = 100
 def render_comparison(comparison: Comparison, folder: Path) -> str:
     """The whole screen as text."""
     units = f" in {comparison.groups:,} groups" if comparison.groups is not None else ""
+    kind = "documents" if comparison.tests else "images"
     parts = [
         _shown(comparison_sentences(comparison)[0]),
-        f"{comparison.documents:,} test documents{units}. In brackets: 95 % intervals.",
+        f"{comparison.documents:,} test {kind}{units}. In brackets: 95 % intervals.",
         _scores(comparison),
         _tests(comparison),
         *(_changed(changed) for changed in comparison.changed),
@@ -35,8 +37,8 @@ def render_comparison(comparison: Comparison, folder: Path) -> str:
 
 def _scores(comparison: Comparison) -> str:
     """A row for each run, a column for each headline score with its interval; the tested score is always among them."""
-    tested = comparison.tests[0].test.metric
-    headlines = TEXT_HEADLINES if _is_written(comparison) else HEADLINES
+    tested = comparison.tests[0].test.metric if comparison.tests else comparison.metric
+    headlines = TEXT_HEADLINES if _is_written(comparison) else HEADLINES if comparison.tests else IMAGE_METRICS
     known = [name for name in headlines if any(name in run.scores for run in comparison.runs)]
     shown = known if tested in known else [tested, *known]
     rows = [
@@ -53,6 +55,8 @@ def _scores(comparison: Comparison) -> str:
 
 def _tests(comparison: Comparison) -> str:
     tests = [pair.test for pair in comparison.tests]
+    if not tests:
+        return ""
     with_holm = any(test.p_holm is not None for test in tests)
     header = [f"difference in {tests[0].metric}", "95 % interval", "p", "p (Holm)", "p (McNemar)", "better"]
     left_out = ([] if with_holm else [3]) + ([4] if _is_written(comparison) else [])
@@ -73,7 +77,7 @@ def _tests(comparison: Comparison) -> str:
 
 
 def _is_written(comparison: Comparison) -> bool:
-    return comparison.changed[0].metric is not None
+    return bool(comparison.changed) and comparison.changed[0].metric is not None
 
 
 def _changed(changed: ChangedSides) -> str:

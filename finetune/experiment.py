@@ -5,25 +5,21 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from finetune.branches import build_learner, rescore, score_run
-from finetune.data.lengths import length_lines
-from finetune.data.own_functions import own_function_texts
-from finetune.data.prepare import Prepared, prepare
+from finetune.branches import build_learner, files_of_recipe, fit, prepare, rescore, score_run
 from finetune.data.text_steps import visible
-from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, RecipeError, Stopped
-from finetune.learner import Learner, settings_identity, training_identity
+from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, Stopped
+from finetune.learner import Learner, PreparedData, settings_identity, training_identity
+from finetune.processes import is_writer, process_count
 from finetune.progress import SILENT, WARNING, Progress
-from finetune.recipe import ClassifierRecipe
 from finetune.recipe_file import LoadedRecipe, dump_recipe, load_recipe, relocate
 from finetune.run_files import Calibration, RunInfo, Scores, SplitScores
 from finetune.runs import (
@@ -39,9 +35,9 @@ from finetune.runs import (
 )
 from finetune.scores.paired import greater_is_better
 from finetune.training.checkpoints import Checkpoint, newest_checkpoint, refuse_foreign
-from finetune.training.plan import FitPlan, FitResult, OnEvaluation, Pruned
+from finetune.training.company import company, joined
+from finetune.training.plan import FitResult, OnEvaluation, Plan, Pruned
 from finetune.training.stopping import StopRequest
-from finetune.training.trainer import fit
 
 
 def train(
@@ -59,21 +55,21 @@ def train(
 
     Raises the errors of errors.py, and Pruned.
     """
-    run_folder = Path(folder) if folder is not None else new_run_folder(loaded.name)
-    if is_writer():
-        check_run_folder(run_folder)
-    _refuse_numbers(loaded)
-    with _stoppable(run_folder, "Nothing was begun; run the same command again.") as stop:
-        prepared = prepare(loaded, progress=progress)
-        learner = build_learner(loaded, prepared, progress=progress)
-        with new_run(run_folder) if is_writer() else nullcontext(Run(run_folder)) as run:
-            _begin(run, loaded, prepared, learner)
-            stop.resume_hint = _resume_hint(run_folder)
-            with _told_in_run_json(run):
-                return _learn_and_score(
-                    run, loaded, prepared, learner,
-                    resume=None, stop=stop, open_test=open_test, on_evaluation=on_evaluation, progress=progress,
-                )  # fmt: skip
+    with joined(loaded.recipe.training) as present:
+        run_folder = Path(present.agreed("run folder", str(folder or new_run_folder(loaded.name))))
+        if is_writer():
+            check_run_folder(run_folder)
+        with _stoppable(run_folder, "Nothing was begun; run the same command again.") as stop:
+            prepared = prepare(loaded, progress=progress)
+            learner = build_learner(loaded, prepared, progress=progress)
+            with new_run(run_folder) if is_writer() else nullcontext(Run(run_folder)) as run:
+                _begin(run, loaded, prepared, learner)
+                stop.resume_hint = _resume_hint(run_folder)
+                with _told_in_run_json(run):
+                    return _learn_and_score(
+                        run, loaded, prepared, learner,
+                        resume=None, stop=stop, open_test=open_test, on_evaluation=on_evaluation, progress=progress,
+                    )  # fmt: skip
 
 
 def resume(
@@ -100,7 +96,11 @@ def resume(
         _refuse_other_settings(run, loaded)
         progress.say(f"{run.folder}: already complete ({info.steps} of {info.steps} steps)")
         return run
-    with run.locked() if is_writer() else nullcontext(), _stoppable(run.folder, _resume_hint(run.folder)) as stop:
+    with (
+        joined(loaded.recipe.training),
+        run.locked() if is_writer() else nullcontext(),
+        _stoppable(run.folder, _resume_hint(run.folder)) as stop,
+    ):
         prepared = prepare(loaded, progress=progress)
         checkpoint = None if restart else _checkpoint(run, loaded, prepared, info, required=required, progress=progress)
         learner = build_learner(loaded, prepared, progress=progress)
@@ -121,12 +121,10 @@ def resume(
 
 def check(loaded: LoadedRecipe, *, progress: Progress = SILENT) -> Json:
     """Everything `train` does before it creates a run folder: data, labels, splits, model, windows."""
-    _refuse_numbers(loaded)
     prepared = prepare(loaded, progress=progress)
     learner = build_learner(loaded, prepared, progress=progress)
-    windows = learner.windows_report()
     lines = [
-        *length_lines(learner.lengths),
+        *learner.data_lines(),
         *([f"labels: {', '.join(map(visible, prepared.labels.names))}"] if prepared.labels.names else []),
         f"model: {learner.origin}, {learner.model.num_parameters():,} parameters",
     ]
@@ -135,7 +133,7 @@ def check(loaded: LoadedRecipe, *, progress: Progress = SILENT) -> Json:
         "lines": lines,
         "data": prepared.report,
         "data_fingerprint": prepared.fingerprint,
-        "windows": windows,
+        **learner.data_report(),
         "model_origin": learner.origin,
     }
 
@@ -171,7 +169,7 @@ def score_test(folder: str | Path, *, progress: Progress = SILENT) -> Scores:
         return score_run(run, loaded, prepared, learner, result, calibration=scores.calibration, progress=progress)
 
 
-def _as_trained(run: Run, *, models: Sequence[str], progress: Progress) -> tuple[LoadedRecipe, Prepared]:
+def _as_trained(run: Run, *, models: Sequence[str], progress: Progress) -> tuple[LoadedRecipe, PreparedData]:
     """Recipe and data of a run whose `models` are there and whose data is what it was trained on."""
     for name in models:
         run.model(name)
@@ -187,7 +185,7 @@ def _as_trained(run: Run, *, models: Sequence[str], progress: Progress) -> tuple
 def _learn_and_score(
     run: Run,
     loaded: LoadedRecipe,
-    prepared: Prepared,
+    prepared: PreparedData,
     learner: Learner,
     *,
     resume: Checkpoint | None,
@@ -198,13 +196,13 @@ def _learn_and_score(
 ) -> Run:
     started = time.monotonic()
     if is_writer():
-        for line in length_lines(learner.lengths):
+        for line in learner.data_lines():
             progress.say(line)
         for note in _notes(prepared, learner):
             warning = note.removeprefix(WARNING)
             (progress.warn if warning != note else progress.say)(warning)
     plan = _fit_plan(run, loaded, prepared, learner, stop=stop, on_evaluation=on_evaluation, progress=progress)
-    result = fit(learner.model, plan, resume=resume)
+    result = fit(loaded, learner, plan, resume=resume)
     if is_writer():
         calibration = _save_best(run, loaded, prepared, learner, result, progress=progress)
         fitted = time.monotonic()
@@ -219,7 +217,7 @@ def _learn_and_score(
 
 
 def _save_best(
-    run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner, result: FitResult, *, progress: Progress
+    run: Run, loaded: LoadedRecipe, prepared: PreparedData, learner: Learner, result: FitResult, *, progress: Progress
 ) -> Calibration | None:
     """Write best/, calibrated on validation where the recipe wants it; when the last epoch is the best, last/ too."""
     calibration = learner.calibration(loaded, prepared, progress=progress)
@@ -231,16 +229,16 @@ def _save_best(
 def _fit_plan(
     run: Run,
     loaded: LoadedRecipe,
-    prepared: Prepared,
+    prepared: PreparedData,
     learner: Learner,
     *,
     stop: StopRequest,
     on_evaluation: OnEvaluation | None,
     progress: Progress,
-) -> FitPlan:
+) -> Plan[Any, Any]:
     recipe = loaded.recipe
-    # The test split is not handed over: nothing in the trainer can look at it.
-    return FitPlan(
+    # The test split is not handed over: whoever fits the model cannot look at it.
+    return Plan(
         lesson=learner.lesson(loaded, prepared, run),
         settings=recipe.training,
         seed=recipe.seed,
@@ -256,7 +254,7 @@ def _fit_plan(
     )
 
 
-def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner) -> None:
+def _begin(run: Run, loaded: LoadedRecipe, prepared: PreparedData, learner: Learner) -> None:
     """Write down what is about to be trained."""
     if not is_writer():
         return
@@ -273,18 +271,17 @@ def _begin(run: Run, loaded: LoadedRecipe, prepared: Prepared, learner: Learner)
         notes=_notes(prepared, learner),
         **describe_environment(),
     )
-    windows = learner.windows_report()
-    for file, text in own_function_texts(loaded.recipe.cleaning, loaded.base).items():
+    for file, text in files_of_recipe(loaded).items():
         write_text(run.folder / file, text)
     run.begin(
         recipe_text=_recipe_text(run, loaded),
-        data=prepared.report | {"windows": windows},
+        data=prepared.report | learner.data_report(),
         splits=prepared.split_table(),
         info=info,
     )
 
 
-def _notes(prepared: Prepared, learner: Learner) -> list[str]:
+def _notes(prepared: PreparedData, learner: Learner) -> list[str]:
     """What the data and the model gave cause to say; warnings begin with the word."""
     return [*prepared.warnings, *learner.notes]
 
@@ -301,18 +298,14 @@ def _record_fit(run: Run, learner: Learner, result: FitResult, *, seconds: float
         steps=result.steps,
         parameters=learner.model.num_parameters(),
         trainable_parameters=learner.model.num_parameters(only_trainable=True),
+        optimizer_bytes=result.optimizer_bytes,
+        peak_memory_bytes=result.peak_bytes,
         padding_share=round(result.padding_share, 4) if result.padding_share is not None else None,
-        training_tokens=result.tokens,
+        training_tokens=result.tokens or None,
         micro_batches=result.micro_batches,
         fill_rate=round(result.fill_rate, 4) if result.fill_rate is not None else None,
         notes=[*info.notes, *(note for note in result.notes if note not in info.notes)],
     )
-
-
-def _refuse_numbers(loaded: LoadedRecipe) -> None:
-    if isinstance(loaded.recipe, ClassifierRecipe) and loaded.recipe.data.numeric:
-        what = "the models here read text, and would not look at numeric columns"
-        raise RecipeError(loaded.where("data", "numeric"), what, "Leave it out, or use finetune prepare.")
 
 
 def _refuse_other_settings(run: Run, loaded: LoadedRecipe) -> None:
@@ -325,7 +318,7 @@ def _refuse_other_settings(run: Run, loaded: LoadedRecipe) -> None:
 
 
 def _checkpoint(
-    run: Run, loaded: LoadedRecipe, prepared: Prepared, info: RunInfo, *, required: bool, progress: Progress
+    run: Run, loaded: LoadedRecipe, prepared: PreparedData, info: RunInfo, *, required: bool, progress: Progress
 ) -> Checkpoint | None:
     identity = training_identity(loaded, prepared, processes=process_count())
     checkpoint, notes = newest_checkpoint(run.checkpoints, identity=identity)
@@ -360,32 +353,33 @@ def _stoppable(folder: Path, hint: str) -> Iterator[StopRequest]:
 
 
 def _resume_hint(folder: Path) -> str:
-    return f"Go on with: finetune train {shlex.quote(str(folder))} --resume"
+    command = f"train {shlex.quote(str(folder))} --resume"
+    count = process_count()
+    if count == 1:
+        return f"Go on with: finetune {command}"
+    return f"Go on with the launcher, {count} processes and: -m finetune {command}"
 
 
 @contextmanager
 def _told_in_run_json(run: Run) -> Iterator[None]:
     """Whatever ends the run early is written into run.json before it is raised."""
+    company().resume_hint = _resume_hint(run.folder)
+    company().on_end = lambda what: _tell_end(run, "failed", what)
     try:
         yield
     except BaseException as error:
         ended = {"stopped": Stopped | KeyboardInterrupt, "pruned": Pruned}
         status = next((name for name, kinds in ended.items() if isinstance(error, kinds)), "failed")
         failure = str(error) if isinstance(error, FinetuneError | Pruned) else type(error).__name__
-        # Where even this cannot be written, the error itself is what matters.
-        with suppress(EnvironmentFault, CheckpointError):
-            if is_writer():
-                run.update(status=status, finished=now(), failure=failure)
+        _tell_end(run, status, failure)
         raise
 
 
-def process_count() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_writer() -> bool:
-    """One process writes; the others compute."""
-    return int(os.environ.get("RANK", "0")) == 0
+def _tell_end(run: Run, status: str, failure: str) -> None:
+    # Where even this cannot be written, the error itself is what matters.
+    with suppress(EnvironmentFault, CheckpointError):
+        if is_writer():
+            run.update(status=status, finished=now(), failure=failure)
 
 
 def _device(loaded: LoadedRecipe) -> str:

@@ -28,6 +28,15 @@ TEXT_SCALES = (
     ("eval_rouge_l", "eval_rouge_1", "eval_rouge_2", "eval_exact_match", "eval_distinct_1", "eval_distinct_2",
      "eval_repetition"),
 )  # fmt: skip
+# Of drawn images: shares are drawn together, and a distance that chose the epoch by itself, for its scale is its own.
+IMAGE_SHARES = (
+    "eval_coverage",
+    "eval_recall",
+    "eval_precision",
+    "eval_conditional_accuracy",
+    "eval_train_on_synthetic",
+)
+IMAGE_DISTANCES = ("eval_kernel_distance", "eval_frechet_distance", "eval_kid", "eval_fid")
 # Families that draw Chinese well where they are installed; any other font that has the characters will do.
 CHINESE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "PingFang SC", "Microsoft YaHei", "SimHei"),
@@ -127,7 +136,9 @@ def _score_names(history: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def _on_one_scale(names: list[str], chosen: str) -> list[str]:
-    """Of written text the score that chose the epoch and those drawn on its scale; of labels all, which go to 1."""
+    """Of text and images the score that chose the epoch and those drawn on its scale; of labels all, which go to 1."""
+    if "eval_kernel_distance" in names or "eval_kid" in names:
+        return [chosen] if chosen in IMAGE_DISTANCES else [name for name in IMAGE_SHARES if name in names]
     if not {"eval_perplexity", "eval_chrf"} & set(names):
         return names
     scale = next((scale for scale in TEXT_SCALES if chosen in scale), TEXT_SCALES[0])

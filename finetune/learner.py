@@ -1,6 +1,6 @@
-"""A learner: the model, tokenizer and examples that one recipe and its prepared data make, ready to be trained.
+"""A learner: the model and examples that one recipe and its prepared data make, ready to be trained.
 
-What every task's learner can do is told here; classifier_learner.py and writer_learner.py build them.
+What every task's learner can do is told here; classifier_learner.py, writer_learner.py and image_learner.py build them.
 """
 
 from __future__ import annotations
@@ -12,21 +12,44 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from finetune.data.lengths import LengthAudit
-from finetune.data.prepare import Prepared
+from finetune.adapter_base import Base
+from finetune.adapters import save_adapter
+from finetune.data.labels import LabelMap
 from finetune.errors import RecipeError
 from finetune.model_folder import ModelFolder
-from finetune.pretrained import save_model
+from finetune.pretrained import quantising_fault, quiet, save_model
 from finetune.progress import Progress
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, TextRecipe
 from finetune.recipe_file import LoadedRecipe
+from finetune.recipe_training import Training
+from finetune.replaced_folder import replaced_folder
 from finetune.run_files import Calibration
-from finetune.runs import MODEL_SETTINGS, Json, Run
-from finetune.training.lessons import Lesson
+from finetune.runs import MODEL_SETTINGS, Json, Run, disk_faults
+from finetune.training.trainer import check_trackers
+
+
+class PreparedData(Protocol):
+    """What the experiment asks of prepared data, be they documents or images."""
+
+    @property
+    def labels(self) -> LabelMap: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def report(self) -> Json:
+        """data.json, but for what the learner adds."""
+
+    @property
+    def warnings(self) -> list[str]: ...
+
+    def split_table(self) -> Json:
+        """Columns of splits.parquet."""
 
 
 class Learner(Protocol):
-    """What the experiment asks of a learner, whatever its task."""
+    """What the experiment asks of a learner, whatever its task. `prepared` is the data it was built from."""
 
     @property
     def model(self) -> PreTrainedModel: ...
@@ -39,28 +62,52 @@ class Learner(Protocol):
     def notes(self) -> list[str]:
         """What the model and the cutting gave cause to say; warnings begin with the word."""
 
-    @property
-    def lengths(self) -> dict[str, LengthAudit]:
-        """How long the documents of each split are in tokens of this model."""
+    def data_lines(self) -> list[str]:
+        """What is said of the data, as the model sees them, before the training."""
 
-    def windows_report(self) -> Json:
-        """What data.json says of windows or sequences, by split."""
+    def data_report(self) -> Json:
+        """What data.json says besides, such as windows or sequences by split."""
 
-    def lesson(self, loaded: LoadedRecipe, prepared: Prepared, run: Run) -> Lesson:
-        """What the trainer needs; the test split is not part of it."""
+    def lesson(self, loaded: LoadedRecipe, prepared: Any, run: Run) -> Any:
+        """What whoever fits the model needs; the test split is not part of it."""
 
-    def calibration(self, loaded: LoadedRecipe, prepared: Prepared, *, progress: Progress) -> Calibration | None:
+    def calibration(self, loaded: LoadedRecipe, prepared: Any, *, progress: Progress) -> Calibration | None:
         """What is fitted on validation after the epoch is chosen, and folded into `model`; None where nothing is."""
 
     def save(self, model: PreTrainedModel, folder: Path, calibration: Calibration | None = None) -> None:
-        """A complete model: weights, configuration, tokenizer, and how it is used (finetune.json)."""
+        """A complete model: weights, configuration, and how it is used (finetune.json)."""
 
 
 def save_with_settings(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, settings: Json
-) -> None:
-    """A complete model in `folder`, with its settings in finetune.json."""
-    save_model(model, tokenizer, folder, extra_files={MODEL_SETTINGS: json.dumps(settings, indent=1)})
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, settings: Json,
+    base: Base | None = None,
+) -> None:  # fmt: skip
+    """A complete model in `folder`, with its settings in finetune.json; or an adapter, which names its `base` there."""
+    if base is None:
+        save_model(model, tokenizer, folder, extra_files={MODEL_SETTINGS: json.dumps(settings, indent=1)})
+        return
+    told = settings | {"adapter": {**settings["adapter"], "base": base.to_json(folder)}}
+    save_adapter(model, tokenizer, folder, base=base, extra_files={MODEL_SETTINGS: json.dumps(told, indent=1)})
+
+
+def base_of_adapter(recipe: TextRecipe, folder: ModelFolder | None) -> Base | None:
+    """The model beside whose weights this recipe trains matrices; None where it trains none."""
+    if not recipe.adapter.is_low_rank:
+        return None
+    assert folder is not None and recipe.model.name is not None  # the recipe sees to it
+    return Base.of(folder, name=recipe.model.name)
+
+
+def adapter_settings(recipe: TextRecipe) -> Json:
+    """What finetune.json says of an adapter, but for its base."""
+    return {"adapter": {"kind": recipe.adapter.kind}} if recipe.adapter.is_low_rank else {}
+
+
+def save_image_model(model: PreTrainedModel, folder: Path, *, settings: Json) -> None:
+    """The same of a model that reads no text."""
+    with disk_faults(folder), replaced_folder(folder) as staging, quiet():
+        model.save_pretrained(staging)
+        (staging / MODEL_SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def origin_of(folder: ModelFolder | None) -> str:
@@ -69,16 +116,23 @@ def origin_of(folder: ModelFolder | None) -> str:
 
 
 def refuse_arithmetic(loaded: LoadedRecipe) -> None:
-    """Raises RecipeError for number formats that this machine has not."""
+    """Raises RecipeError for number formats that this machine has not, and for trackers that are not installed."""
     training = loaded.recipe.training
+    if isinstance(training, Training):
+        check_trackers(training.report_to, where=loaded.where("training", "report_to"))
     on_gpu = torch.cuda.is_available() and not training.use_cpu
     if training.fp16 and not on_gpu:
         raise RecipeError(loaded.where("training", "fp16"), "float16 training needs a GPU", "Leave it out on a CPU.")
     if training.bf16 and on_gpu and not torch.cuda.is_bf16_supported():
         raise RecipeError(loaded.where("training", "bf16"), "this GPU has no bfloat16", "Use training.fp16.")
+    if isinstance(loaded.recipe, TextRecipe) and loaded.recipe.adapter.kind == "qlora":
+        fault = "needs a GPU, and training.use_cpu leaves it alone" if training.use_cpu else quantising_fault()
+        if fault:
+            do = "Use lora, or install the extra `qlora` on a machine with CUDA: pip install 'finetune[qlora]'."
+            raise RecipeError(loaded.where("adapter", "kind"), f"'qlora' {fault}", do)
 
 
-def training_identity(loaded: LoadedRecipe, prepared: Prepared, *, processes: int) -> dict[str, Any]:
+def training_identity(loaded: LoadedRecipe, prepared: PreparedData, *, processes: int) -> dict[str, Any]:
     """What must be equal for a checkpoint to be continued: data, processes, settings that touch the weights."""
     return {"data": prepared.fingerprint[:16], "processes": processes, **settings_identity(loaded.recipe)}
 
@@ -92,9 +146,11 @@ def settings_identity(recipe: Recipe) -> dict[str, Any]:
         "num_proc",
         "save_total_limit",
         "save_steps",
+        "report_to",
         "source",
         "encoding",
         "name",
+        "text_encoder",
     }
 
     def flatten(section: Json, path: str) -> None:
@@ -105,6 +161,10 @@ def settings_identity(recipe: Recipe) -> dict[str, Any]:
                 identity[f"{path}{key}"] = value
 
     # What stands beside the scores, and what only a search reads, is free to change.
-    flatten(recipe.model_dump(mode="json", exclude={"evaluation", "report", "search"}), "")
-    identity["model"] = (recipe.model.name or "from scratch").rsplit("/", 1)[-1]
+    plain = recipe.model_dump(mode="json", exclude={"evaluation", "report", "search"})
+    flatten(plain, "")
+    # A path may lead from elsewhere to the same folder.
+    identity["model"] = (plain["model"]["name"] or "from scratch").rsplit("/", 1)[-1]
+    if "image" in plain:
+        identity["image.text_encoder"] = plain["image"]["text_encoder"].rsplit("/", 1)[-1]
     return identity

@@ -15,14 +15,17 @@ import transformers
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
+from finetune.adapter_base import adapter_kind, find_base
+from finetune.adapters import freeze, put_adapter, wrap
 from finetune.errors import ModelError, listed
-from finetune.model_folder import HEAD_TENSORS, ModelFolder, check_model_folder
+from finetune.model_folder import HEAD_TENSORS, ModelFolder, check_adapter_folder, check_model_folder, is_adapter_folder
 from finetune.pretrained import (
     NO_LIMIT_TOKENS,
     ShapeDifferences,
     architecture,
     differing_shapes,
     load_weights,
+    quantising_fault,
     read_config,
     read_model_type,
     read_tokenizer,
@@ -31,6 +34,7 @@ from finetune.pretrained import (
     set_attention_dropout,
     stored_precision,
 )
+from finetune.recipe_adapter import WHOLE, Adapter
 from finetune.recipe_model import EncoderModel, FromScratch
 
 # These number positions from padding_idx + 1, so that many fewer tokens fit than max_position_embeddings says.
@@ -48,10 +52,12 @@ def build_classifier(
     label_names: Sequence[str],
     multi_label: bool,
     seed: int,
+    adapter: Adapter = WHOLE,
 ) -> tuple[PreTrainedModel, list[str]]:
     """A float32 classifier for `label_names`, and notes on what is new or changed in it.
 
-    `folder` is what `find_model` gave, or None for `model.from_scratch`. New weights depend on `seed` alone.
+    `folder` is what `find_model` gave, or None for `model.from_scratch`. New weights depend on `seed` alone. What the
+    section `adapter` does not train is frozen.
     Raises ModelError when the folder's weights do not fit its configuration or the labels.
     """
     config = _config_from_scratch(model.from_scratch, tokenizer) if folder is None else _read_config(folder.path)
@@ -66,7 +72,7 @@ def build_classifier(
     if folder is None:
         network = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
         return cast(PreTrainedModel, network), [*notes, "model is new: trained from scratch"]
-    network, missing, _ = _load_weights(folder.path, config)
+    network, missing, _ = _load_weights(folder.path, config, quantised=adapter.kind == "qlora")
     prefix = f"{network.base_model_prefix}."
     # A pooler belongs to the head in all but name: models trained on masked words alone have none.
     lost = [name for name in missing if name.startswith(prefix) and "pooler" not in name]
@@ -83,14 +89,21 @@ def build_classifier(
         notes.append(
             f"classifier head is kept: its labels were {listed(old_names)}, they are now {listed(label_names)}"
         )
+    if adapter.is_low_rank:
+        notes += wrap(network, adapter, new=missing, seed=seed)
+    elif adapter.kind == "frozen":
+        notes += freeze(network, new=missing)
     return network, notes + stored_precision(folder.path)
 
 
-def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_classifier(folder: Path, *, whole: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A finished classifier, ready to predict (float32, dropout off), and its tokenizer.
 
-    Every weight comes from the folder: a missing, unexpected, misshapen or non-finite one is a ModelError.
+    Every weight comes from the folder, or from the base of an adapter: a missing, unexpected, misshapen or non-finite
+    one is a ModelError. The base of a qlora adapter is held in four bits where this machine can, unless `whole`.
     """
+    if is_adapter_folder(folder):
+        return _load_adapted(folder, whole=whole)
     check_model_folder(folder)
     config = _read_config(folder)
     network, missing, unexpected = _load_weights(folder, config)
@@ -99,6 +112,19 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerF
         what = f"no classification head. Missing: {listed(head, 5)}. Found: {architecture(config)}"
         raise ModelError(str(folder), what, "Fine-tune it first, or name the folder of a classifier.")
     refuse_foreign_weights(folder, config, missing=missing, unexpected=unexpected)
+    return network, load_tokenizer(ModelFolder(path=folder, origin="folder"))
+
+
+def _load_adapted(folder: Path, *, whole: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    check_adapter_folder(folder)
+    base, config = find_base(folder), _read_config(folder)
+    quantised = adapter_kind(folder) == "qlora" and not whole and not quantising_fault()
+    config.vocab_size = _read_config(base.path).vocab_size  # the adapter may bring a larger one
+    network, missing, _ = _load_weights(base.path, config, quantised=quantised)
+    brought = put_adapter(network, folder)
+    if lost := [name for name in missing if name not in brought]:
+        what = f"neither the adapter nor its base has all weights. Missing: {listed(lost, 5)}"
+        raise ModelError(str(folder), what, "Copy the folder again.")
     return network, load_tokenizer(ModelFolder(path=folder, origin="folder"))
 
 
@@ -169,9 +195,11 @@ def _refuse_another_head(path: Path, config: PreTrainedConfig, differ: ShapeDiff
         raise ModelError(str(path), f"{what} ({listed(_label_names(config))})", "Name a model without a head.")
 
 
-def _load_weights(path: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str], list[str]]:
+def _load_weights(
+    path: Path, config: PreTrainedConfig, *, quantised: bool = False
+) -> tuple[PreTrainedModel, list[str], list[str]]:
     """The classifier, the tensors the folder lacks, and those the model has no place for."""
     differ = differing_shapes(path, config, AutoModelForSequenceClassification)
     _refuse_another_head(path, config, differ)
     refuse_differences(path, differ)
-    return load_weights(path, config, AutoModelForSequenceClassification)
+    return load_weights(path, config, AutoModelForSequenceClassification, quantised=quantised)

@@ -21,6 +21,7 @@ from finetune.data.labels import encoded_labels, read_labels, with_label_names
 from finetune.data.prepare import Prepared
 from finetune.error_analysis import analyse
 from finetune.errors import DataError, Problem
+from finetune.model_folder import weights_sha256
 from finetune.new_examples import (
     ALL,
     NEW,
@@ -51,7 +52,7 @@ from finetune.runs import Run, disk_faults, find_run, new_run_folder, write_json
 from finetune.scorer import Array, Predicted, Scorer, reference_array, write_predictions
 from finetune.scores.baselines import BASELINES, Inputs, Labelled
 from finetune.scores.calibration import reliability
-from finetune.scoring import passage_columns, weights_sha256
+from finetune.scoring import passage_columns
 
 NEEDS_A_MODEL = ("frozen_encoder",)
 

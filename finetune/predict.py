@@ -20,10 +20,11 @@ from finetune.data.labels import LabelMap
 from finetune.data.own_functions import own_function_folders
 from finetune.data.windows import Ints, cut_windows, passages
 from finetune.errors import DataError, ModelError, listed
+from finetune.hub_models import find_saved_model
 from finetune.models import load_classifier
 from finetune.recipe_windows import Windows
 from finetune.run_files import Calibration
-from finetune.runs import MODEL_SETTINGS, Run, find_run
+from finetune.runs import MODEL_SETTINGS, Run
 from finetune.tasks.base import Floats, Task
 from finetune.tasks.text_classification import TextClassification
 from finetune.training.inference import DocumentPredictions, predict_documents
@@ -82,10 +83,8 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: str | Path, *, use_cpu: bool = False) -> Predictor:
-        """From a run folder (its best/), or from best/, last/ or a copy of them. Raises ModelError."""
-        path = Path(folder).expanduser()
-        if not (path / MODEL_SETTINGS).exists() and not (path / "config.json").exists():
-            path = find_run(path).model("best")
+        """From a run folder (its best/), from best/, last/ or a copy of them, or `hub:USER/NAME`. Raises ModelError."""
+        path = find_saved_model(folder)
         model, tokenizer = load_classifier(path)
         settings = _read_settings(path)
         names = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}

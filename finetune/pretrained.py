@@ -6,10 +6,11 @@ every tensor that is missing or left over, and what can never be right is an err
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -28,8 +29,8 @@ from finetune.model_folder import (
     check_tokenizer_files,
     misshapen_tensors,
     read_tensor_headers,
-    replaced_folder,
 )
+from finetune.replaced_folder import replaced_folder
 from finetune.runs import disk_faults
 
 AutoClass = type[AutoModelForSequenceClassification] | type[AutoModelForCausalLM] | type[AutoModelForSeq2SeqLM]
@@ -102,18 +103,49 @@ def refuse_differences(path: Path, differ: ShapeDifferences) -> None:
         raise ModelError(str(path), f"weights do not fit config.json: {listed(shown, 5)}", "Use the matching file.")
 
 
-def load_weights(path: Path, config: PreTrainedConfig, auto: AutoClass) -> tuple[PreTrainedModel, list[str], list[str]]:
-    """The float32 model, the tensors the folder lacks, and those the model has no place for; all of them finite."""
+def load_weights(
+    path: Path, config: PreTrainedConfig, auto: AutoClass, *, quantised: bool = False
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """The float32 model, the tensors the folder lacks, and those the model has no place for; all of them finite.
+
+    `quantised` is for a body of four bits a weight, on the GPU; see `quantising_fault`.
+    """
+    how: dict[str, Any] = {"dtype": torch.float32}
     with loading(path):
+        if quantised:
+            how |= {"quantization_config": _four_bits(config, auto), "device_map": {"": torch.cuda.current_device()}}
         loaded = auto.from_pretrained(
-            path, config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
-            output_loading_info=True,
-        )  # fmt: skip
+            path, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **how
+        )
     network, info = cast(tuple[PreTrainedModel, dict[str, list[str]]], loaded)
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(str(path), f"{name} holds NaN or infinity", "Its training diverged: use another model.")
     return network, sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+
+
+def quantising_fault() -> str:
+    """Why this machine cannot hold weights in four bits; empty where it can."""
+    if not torch.cuda.is_available():
+        return "needs a GPU with CUDA, and this machine has none"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return "needs bitsandbytes, which is not installed"
+    return ""
+
+
+def _four_bits(config: PreTrainedConfig, auto: AutoClass) -> transformers.BitsAndBytesConfig:
+    """NF4 with quantised scales (Dettmers and others 2023, arXiv 2305.14314); heads stay whole."""
+    with torch.device("meta"):
+        network = auto.from_config(config)  # type: ignore[no-untyped-call]
+    body = {network.base_model_prefix} if network.base_model is not network else set()
+    whole = [name for name, child in network.named_children() if body and name not in body and [*child.parameters()]]
+    return transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16,
+        llm_int8_skip_modules=[*whole, "lm_head"],
+    )
 
 
 def refuse_foreign_weights(path: Path, config: PreTrainedConfig, *, missing: list[str], unexpected: list[str]) -> None:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from finetune.cleaning_steps import DEFAULT_CLEANING, DEFAULT_TEXT_CLEANING, CleaningStep, no_repeated_steps
 from finetune.errors import RecipeError
+from finetune.recipe_adapter import Adapter, WriterAdapter, check_adapted
 from finetune.recipe_data import Data, Form, LabelledData, PairData, TextData
 from finetune.recipe_image import ImageData, ImageEvaluation, ImageModel, Images, ImageTraining, Vae
 from finetune.recipe_model import DEFAULT_MODEL, CausalModel, EncoderModel, Model, Seq2SeqModel
@@ -189,9 +190,15 @@ class TextRecipe(Recipe):
         [CleaningStep(name=name) for name in DEFAULT_CLEANING],
         description="Cleaning steps, in this order; a step with a value is written `drop_short: 20`.",
     )
+    adapter: Adapter = Field(Adapter(), description="What of the model is trained.")
     training: Training = Field(description="The training.")
     evaluation: TextualEvaluation = Field(description="What stands beside the scores.")
     search: Search | None = Field(None, description="The space of `finetune search`.")
+
+    @model_validator(mode="after")
+    def _adapts_weights(self) -> TextRecipe:
+        check_adapted(self.adapter, self.model)
+        return self
 
 
 class ClassifierRecipe(TextRecipe):
@@ -224,6 +231,7 @@ class WriterRecipe(TextRecipe):
         [CleaningStep(name=name) for name in DEFAULT_TEXT_CLEANING],
         description="Cleaning steps, in this order; a step with a value is written `drop_short: 20`.",
     )
+    adapter: WriterAdapter = Field(WriterAdapter(), description="What of the model is trained.")
     windows: TextWindows | PairWindows = Field(description="Sequences of tokens.")
     generation: Generation = Field(description="How the model writes.")
     evaluation: TextEvaluation = Field(description="Baselines, intervals, texts shown.")

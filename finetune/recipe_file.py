@@ -163,6 +163,11 @@ def relocate(loaded: LoadedRecipe, *, folder: Path) -> Recipe:
     if isinstance(recipe, ClassifierRecipe) and recipe.augmentation is not None and recipe.augmentation.lexicon:
         lexicon = moved(recipe.augmentation.lexicon)
         changed["augmentation"] = recipe.augmentation.model_copy(update={"lexicon": lexicon})
+    if isinstance(recipe, ImageRecipe):
+        changed["image"] = recipe.image.model_copy(update={"text_encoder": moved(recipe.image.text_encoder)})
+        if recipe.evaluation.inception is not None:
+            weights = moved(recipe.evaluation.inception)
+            changed["evaluation"] = recipe.evaluation.model_copy(update={"inception": weights})
     return recipe.model_copy(update=changed)
 
 

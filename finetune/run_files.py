@@ -40,6 +40,8 @@ class RunInfo(RunFile):
     model_origin: str | None = None
     parameters: int | None = None
     trainable_parameters: int | None = None
+    optimizer_bytes: int | None = None
+    peak_memory_bytes: int | None = None
     steps: int | None = None
     padding_share: float | None = None
     training_tokens: int | None = None
@@ -237,3 +239,45 @@ class Samples(RunFile):
     epoch: float
     step: int
     texts: list[ShownText]
+
+
+class ShownNeighbour(RunFile):
+    """A drawn image of figures/nearest.png, from the left, and the training image below it; `asked` is what it shows."""
+
+    asked: str | None = None
+    nearest: str
+    distance: float
+
+
+class Neighbours(RunFile):
+    """figures/nearest.json: how near drawn images are to training images, and how near real ones of `split` are.
+
+    Distances are roots of mean squared differences of pixels, 0..1. near_distance: below it are 5 % of the real images;
+    near_share: the share of drawn ones below it, which is about 5 % of a model that draws new images, and more of one
+    that draws training images again. copies: drawn images at distance 0. shown: the nearest ones, nearest first.
+    """
+
+    split: str
+    drawn: int
+    real: int
+    training: int
+    median_drawn: float
+    median_real: float
+    near_distance: float
+    near_share: float
+    copies: int
+    shown: list[ShownNeighbour]
+
+
+class ImageSamples(RunFile):
+    """samples/EPOCH/images.json: what grid.png beside it shows, drawn from the same latents after every evaluation.
+
+    labels, prompts: what was asked for, image by image in the order of the grid; both are empty of an unconditional
+    model.
+    """
+
+    epoch: float
+    step: int
+    count: int
+    labels: list[str] = []
+    prompts: list[str] = []

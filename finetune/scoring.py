@@ -5,7 +5,6 @@ The reported score comes from the files in best/, so a fault of saving or loadin
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from finetune.classifier_learner import ClassifierLearner
 from finetune.data.prepare import Prepared
 from finetune.error_analysis import analyse
 from finetune.figures import draw_confusion, draw_curves
+from finetune.model_folder import weights_sha256
 from finetune.opponents import beats_all, fit_opponents, paired_tests
 from finetune.predict import Predictor, RowPredictions
 from finetune.progress import Progress
@@ -166,16 +166,6 @@ def passage_columns(predictions: RowPredictions) -> dict[str, Array]:
     """For each document its number of windows, and where the one that decided is, in characters of the cleaned text."""
     start, end = predictions.passages.T
     return {"windows": predictions.windows, "passage_start": start, "passage_end": end}
-
-
-def weights_sha256(folder: Path) -> str:
-    """sha256 over the safetensors files of a model folder, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def draw_figures(run: Run, scores: Scores) -> None:

@@ -1,4 +1,4 @@
-"""The last screen of a run, read from its folder: test scores beside the baselines, and labels or written texts."""
+"""The last screen of a run, read from its folder: test scores beside the baselines, labels, texts or images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from unicodedata import east_asian_width
 
 from finetune.data.text_steps import visible
 from finetune.progress import WARNING
-from finetune.report.parts import MORE_TEXT_HEADLINES, TEXT_HEADLINES, headline_metrics, is_written
+from finetune.report.parts import (
+    MORE_IMAGE_HEADLINES,
+    MORE_TEXT_HEADLINES,
+    TEXT_HEADLINES,
+    headline_metrics,
+    is_written,
+)
 from finetune.report.sentences import (
     difference_text,
+    is_of_image,
+    is_of_images,
     is_of_text,
     p_text,
     plain_score,
@@ -20,7 +28,7 @@ from finetune.report.sentences import (
     verdict_sentences,
 )
 from finetune.report.story import read_samples
-from finetune.run_files import Calibration, PairedTest, RunInfo, Samples, Scores, ShownText, SplitScores
+from finetune.run_files import Calibration, Neighbours, PairedTest, RunInfo, Samples, Scores, ShownText, SplitScores
 from finetune.runs import Json, Run, read_json_lines
 
 HEADLINES = ("accuracy", "f1_macro", "f1_weighted", "roc_auc", "log_loss", "loss")
@@ -37,12 +45,13 @@ def render_summary(run: Run) -> str:
     notes = "\n".join(_note(note) for note in (*info.notes, *scores.notes))
     parts = [
         "\n".join(verdict_sentences(scores)),
-        _opened(run, split) if shown == "test" else f"Validation: {_count(split)} documents. Test was not opened.",
+        _opened(run, split) if shown == "test" else f"Validation: {_counted(split)}. Test was not opened.",
         render_scores(split, scores.baselines if shown == "test" else {}, chosen_by=tested_metric(scores)),
         render_tests(scores.baseline_tests),
         render_classes(split),
         _chosen(scores),
         _samples(read_samples(run), scores.best_epoch),
+        _pictures(run, scores.best_epoch) if info.task == "image-generation" else "",
         _signed(split),
         _calibrated(scores.calibration),
         notes,
@@ -61,13 +70,14 @@ def render_scores(
 ) -> str:
     """A row for the model (its folder, best or last) and each baseline, a column for each headline score.
 
-    Scores of written text stand in two tables, the one that chose the epoch first.
+    Scores of written text and of images stand in two tables, the one that chose the epoch first.
     """
     standing = {f"this model ({model}/)": split, **{name: by_split["test"] for name, by_split in baselines.items()}}
-    if not is_written(split.scores):
+    drawn = is_of_images(split.scores)
+    if not (drawn or is_written(split.scores)):
         return _score_table(standing, HEADLINES)
     first = headline_metrics(chosen_by, split.scores)
-    second = [name for name in MORE_TEXT_HEADLINES if name not in first]
+    second = [name for name in (MORE_IMAGE_HEADLINES if drawn else MORE_TEXT_HEADLINES) if name not in first]
     return f"{_score_table(standing, first)}\n\n{_score_table(standing, second)}"
 
 
@@ -87,8 +97,9 @@ def render_tests(tests: Mapping[str, PairedTest]) -> str:
     if not tests:
         return ""
     first, metrics = next(iter(tests.values())), list(dict.fromkeys(test.metric for test in tests.values()))
-    unit = f"{first.documents:,} documents" if first.groups is None else f"{first.groups:,} groups of documents"
-    sides = ("model better on", "baseline better on") if is_of_text(first.metric) else (
+    kind = "images" if is_of_image(first.metric) else "documents"
+    unit = f"{first.documents:,} {kind}" if first.groups is None else f"{first.groups:,} groups of {kind}"
+    sides = ("model better on", "baseline better on") if is_of_text(first.metric) or kind == "images" else (
         "only model right", "only baseline right")  # fmt: skip
     header = [f"paired on {unit}: {', '.join(metrics)}", "difference", "p", *sides]
     rows = [
@@ -133,7 +144,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _opened(run: Run, split: SplitScores) -> str:
-    return f"Test: {_count(split)} documents, never used for choosing; {openings(run.folder)}.{approximate(split)}"
+    return f"Test: {_counted(split)}, never used for choosing; {openings(run.folder)}.{approximate(split)}"
 
 
 def approximate(split: SplitScores) -> str:
@@ -179,6 +190,20 @@ def _samples(found: Sequence[Samples], best_epoch: float | None) -> str:
     return f"Written after epoch {chosen.epoch:g} for validation documents:\n\n{shown}"
 
 
+def _pictures(run: Run, best_epoch: float | None) -> str:
+    """Where to look at what was drawn, and whether it is nearer to the training images than real ones are."""
+    grid = run.samples / f"{best_epoch:g}" / "grid.png" if best_epoch is not None else None
+    lines = [f"Drawn after epoch {best_epoch:g}: {grid}"] if grid is not None and grid.is_file() else []
+    told = run.figures / "nearest.json"
+    if told.is_file():
+        found = run.read(told, Neighbours)
+        lines.append(
+            f"Nearer to a training image than 95 % of the real {found.split} images are: {found.near_share:.1%} of "
+            f"{found.drawn:,} drawn ones (about 5 % of new images would be); exact copies: {found.copies:,}."
+        )
+    return "\n".join(lines)
+
+
 def _sample(text: ShownText) -> str:
     written = text.prediction if text.prediction.strip() else "(nothing)"
     lines = [("given", text.prompt), ("reference", text.reference), ("written", written)]
@@ -212,8 +237,10 @@ def _note(text: str) -> str:
     return f"Warning: {warning}" if warning != text else f"Note: {text}"
 
 
-def _count(split: SplitScores) -> int:
-    return next(iter(split.scores.values())).n
+def _counted(split: SplitScores) -> str:
+    """`400 documents`, `270 images`."""
+    count = next(iter(split.scores.values())).n
+    return f"{count} images" if is_of_images(split.scores) else f"{count} documents"
 
 
 def _cell(value: object) -> str:

@@ -19,13 +19,12 @@ from finetune.data.written_examples import asked_text, chat_text, divided_chat
 from finetune.errors import Collector, DataError, RecipeError, listed
 from finetune.few_shot import few_shot_answer, few_shot_prompt
 from finetune.generation_options import Changes, changed_generation
-from finetune.hub_models import find_model
+from finetune.hub_models import find_model, find_saved_model
 from finetune.predict import MOST_ROWS_SHOWN, function_folders
 from finetune.recipe import Shot, TextGeneration, WriterRecipe
 from finetune.recipe_data import Form
 from finetune.recipe_file import LoadedRecipe
 from finetune.recipe_windows import TextWindows
-from finetune.saved_models import saved_model
 from finetune.training.generating import generate
 from finetune.training.text_inference import TextModel, TextPredictions, decoded, predict_texts
 from finetune.writer_settings import (
@@ -70,8 +69,8 @@ class TextPredictor:
 
     @classmethod
     def load(cls, folder: str | Path, *, use_cpu: bool = False) -> TextPredictor:
-        """From a run folder (its best/), or from best/, last/ or a copy of them. Raises ModelError."""
-        path = saved_model(folder)
+        """From a run folder (its best/), from best/, last/ or a copy of them, or `hub:USER/NAME`. Raises ModelError."""
+        path = find_saved_model(folder)
         settings = read_writer_settings(path)
         network, tokenizer = load_writer(path)
         model = _text_model(network, tokenizer, settings, use_cpu=use_cpu)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from finetune.data.prepare import Prepared
 from finetune.figures import draw_curves
+from finetune.model_folder import weights_sha256
 from finetune.opponents import beats_all
 from finetune.progress import Progress
 from finetune.recipe import writer_recipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import Calibration, Scores, SplitScores
 from finetune.runs import Run, disk_faults, write_json
-from finetune.scoring import SCORED_SPLITS, selection_note, weights_sha256
+from finetune.scoring import SCORED_SPLITS, selection_note
 from finetune.text_analysis import analyse_texts
 from finetune.text_fit import judge_writer
 from finetune.text_opponents import fit_text_opponents

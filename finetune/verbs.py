@@ -194,6 +194,23 @@ def _evaluate_new(arguments: argparse.Namespace) -> tuple[SplitScores, dict[str,
                    **scores.model_dump(mode="json")}, lines  # fmt: skip
 
 
+def export(arguments: argparse.Namespace) -> int:
+    if not arguments.merge:
+        what = "export needs to know what to make of the run"
+        raise RecipeError("command line", what, "Add --merge: an adapter and its base become one plain model.")
+    from finetune.exporting import export_merged
+
+    output = Path(arguments.output).expanduser() if arguments.output else None
+    done = export_merged(arguments.run_folder, output=output, force=arguments.force, progress=progress_of(arguments))
+    if arguments.json:
+        write(sys.stdout, json.dumps({"model": str(done.folder), "difference": done.difference}))
+    else:
+        write(
+            sys.stdout, f"{done.folder}: a plain model; its logits differ by {done.difference:.1e} from the adapter's"
+        )
+    return 0
+
+
 def schema(arguments: argparse.Namespace) -> int:
     from finetune.recipe_file import recipe_schema
 
@@ -242,7 +259,7 @@ def load_target(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
 
 
 def show_run(run: Any, arguments: argparse.Namespace) -> int:
-    from finetune.experiment import is_writer
+    from finetune.processes import is_writer
     from finetune.report.writing import write_report
     from finetune.summary import render_summary, scores_json
 
@@ -252,6 +269,14 @@ def show_run(run: Any, arguments: argparse.Namespace) -> int:
         write_report(run.folder)
     write(sys.stdout, json.dumps(scores_json(run), ensure_ascii=False) if arguments.json else render_summary(run))
     return 0
+
+
+def fetch_model(arguments: argparse.Namespace) -> None:
+    """Where a finished model is asked for: `hub:USER/NAME` becomes the folder it was fetched into."""
+    if arguments.run_folder.startswith("hub:"):
+        from finetune.hub_models import find_saved_model
+
+        arguments.run_folder = str(find_saved_model(arguments.run_folder, progress=progress_of(arguments)))
 
 
 def progress_of(arguments: argparse.Namespace) -> Progress:

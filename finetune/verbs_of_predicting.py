@@ -1,4 +1,4 @@
-"""`finetune predict`: labels for new texts, and written texts for prompts.
+"""`finetune predict`: labels for new texts, written texts for prompts, scores and reconstructions of images.
 
 As in verbs.py, heavy imports wait until nothing more can be refused without them.
 """
@@ -13,11 +13,13 @@ from typing import Any
 
 from finetune.errors import InputError, RecipeError
 from finetune.generation_options import OPTIONS, as_options, check_changes
+from finetune.image_requests import check_looking
 from finetune.progress import write
 from finetune.recipe_file import load_recipe
 from finetune.saved_models import saved_model, saved_task
-from finetune.verbs import progress_of
+from finetune.verbs import fetch_model, progress_of
 
+IMAGES = "image-generation"
 WRITERS = ("text-generation", "seq2seq")
 SHOWN_CHARACTERS = 60
 
@@ -27,8 +29,14 @@ def predict(arguments: argparse.Namespace) -> int:
     if not arguments.input and file_options:
         what = "--output, --column, --encoding and --force go with --input"
         raise RecipeError("command line", what, "Leave them out.")
+    fetch_model(arguments)
     task = _task(Path(arguments.run_folder).expanduser())
     changes = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
+    if task == IMAGES:
+        return _look(arguments, changes)
+    if arguments.label or arguments.caption:
+        option, of = "--label" if arguments.label else "--caption", f"is for {task or 'another task'}"
+        raise RecipeError(option, f"says what images show, and {arguments.run_folder} {of}", "Leave it out.")
     if task in WRITERS or (arguments.prompt and not task):
         if arguments.text:
             raise RecipeError("--text", f"{arguments.run_folder} is for {task}, and labels no text", "Write --prompt.")
@@ -52,6 +60,28 @@ def _task(target: Path) -> str:
     if target.is_file() and target.suffix.lower() in (".yaml", ".yml"):
         return load_recipe(target).recipe.task
     return saved_task(saved_model(target))
+
+
+def _look(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
+    """Scores, latents and reconstructions of given images."""
+    target = Path(arguments.run_folder).expanduser()
+    if target.is_file():
+        raise RecipeError(str(target), "is a recipe, whose model has learnt nothing", "Train it, and name the run.")
+    texts = {"--text": arguments.text, "--prompt": arguments.prompt, "--column": arguments.column,
+             "--encoding": arguments.encoding}  # fmt: skip
+    for option in [name for name, value in texts.items() if value] + [OPTIONS[name] for name in changes]:
+        do = "Draw with finetune sample, or name images with --input."
+        raise RecipeError(option, f"is about texts, and {target} is for {IMAGES}", do)
+    output = Path(arguments.output).expanduser() if arguments.output else None
+    check_looking(
+        target, label=arguments.label, caption=arguments.caption, output=output, force=arguments.force
+    )  # fmt: skip
+    from finetune.image_prediction_files import predict_images
+
+    path = Path(arguments.input).expanduser()
+    asked = {"label": arguments.label, "caption": arguments.caption}
+    written = predict_images(target, path, output=output, **asked, progress=progress_of(arguments))
+    return _show(written, arguments)
 
 
 def _label(arguments: argparse.Namespace) -> int:
@@ -82,7 +112,7 @@ def _write(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
     progress = progress_of(arguments)
     writer = Writer(arguments.run_folder, changes=changes)
     if arguments.prompt:
-        prompts = [_as_typed(prompt) for prompt in arguments.prompt]
+        prompts = [as_typed(prompt) for prompt in arguments.prompt]
         shown = None if arguments.json else _Shown(prompts)
         rows = write_for_prompts(writer, prompts, on_text=shown, progress=progress)
         return 0 if shown is not None else _show(rows, arguments)
@@ -98,7 +128,7 @@ def _write(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
     return _show(written, arguments)
 
 
-def _as_typed(word: str) -> str:
+def as_typed(word: str) -> str:
     """An argument of the command line, which Python cuts into bytes where it takes the terminal for an ASCII one."""
     return word.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 

@@ -26,15 +26,20 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_MAPPING_NAMES,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 
+from finetune.adapter_base import adapter_kind, find_base
+from finetune.adapters import put_adapter, wrap
 from finetune.errors import ModelError, listed
-from finetune.model_folder import HEAD_TENSORS, ModelFolder, check_model_folder
+from finetune.model_folder import HEAD_TENSORS, ModelFolder, check_adapter_folder, check_model_folder, is_adapter_folder
 from finetune.pretrained import (
     NO_LIMIT_TOKENS,
     AutoClass,
     architecture,
     differing_shapes,
     load_weights,
+    loading,
+    quantising_fault,
     read_config,
     read_model_type,
     read_tokenizer,
@@ -43,6 +48,7 @@ from finetune.pretrained import (
     set_attention_dropout,
     stored_precision,
 )
+from finetune.recipe_adapter import WHOLE, Adapter
 from finetune.recipe_model import CausalFromScratch, Model, Scratch, Seq2SeqFromScratch
 
 WriterKind = Literal["causal", "seq2seq"]
@@ -62,11 +68,13 @@ POSITION_FIELDS = ("max_position_embeddings", "max_encoder_position_embeddings",
 
 
 def build_writer(
-    model: Model, *, folder: ModelFolder | None, tokenizer: PreTrainedTokenizerFast, kind: WriterKind, seed: int
-) -> tuple[PreTrainedModel, list[str]]:
+    model: Model, *, folder: ModelFolder | None, tokenizer: PreTrainedTokenizerFast, kind: WriterKind, seed: int,
+    adapter: Adapter = WHOLE,
+) -> tuple[PreTrainedModel, list[str]]:  # fmt: skip
     """A float32 writer, and notes on what is new or changed in it.
 
-    `folder` is what `find_model` gave, or None for `model.from_scratch`, whose weights depend on `seed` alone.
+    `folder` is what `find_model` gave, or None for `model.from_scratch`, whose weights depend on `seed` alone. What the
+    section `adapter` does not train is frozen.
     Raises ModelError when the folder holds no writer of this kind, or not all of its weights.
     """
     config = _config_from_scratch(model, tokenizer, kind) if folder is None else _read_config(folder.path, kind)
@@ -75,7 +83,7 @@ def build_writer(
         torch.manual_seed(seed)
         network = AUTO_CLASSES[kind].from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
         return cast(PreTrainedModel, network), [*notes, "model is new: trained from scratch"]
-    network, unexpected = _load_weights(folder.path, config, kind)
+    network, unexpected = _load_weights(folder.path, config, kind, quantised=adapter.kind == "qlora")
     if unexpected:
         notes.append(f"left out: {listed(unexpected, 4)}, for which {_class(network)} has no place")
     if config.architectures and architecture(config) in _names(MODEL_MAPPING_NAMES.get(config.model_type)):
@@ -83,19 +91,38 @@ def build_writer(
     if kind == "seq2seq":
         _settle_decoder_start(folder.path, network, tokenizer)
     notes += _settle_generation(network, tokenizer)
+    if adapter.is_low_rank:
+        notes += wrap(network, adapter, seed=seed)
     return network, notes + stored_precision(folder.path)
 
 
-def load_writer(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_writer(folder: Path, *, whole: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A finished writer, ready to predict (float32, dropout off), and its tokenizer.
 
-    Every weight comes from the folder: a missing, unexpected, misshapen or non-finite one is a ModelError.
+    Every weight comes from the folder, or from the base of an adapter: a missing, unexpected, misshapen or non-finite
+    one is a ModelError. The base of a qlora adapter is held in four bits where this machine can, unless `whole`.
     """
+    if is_adapter_folder(folder):
+        return _load_adapted(folder, whole=whole)
     check_model_folder(folder)
     kind = _kind(folder)
     config = _read_config(folder, kind)
     network, unexpected = _load_weights(folder, config, kind)
     refuse_foreign_weights(folder, config, missing=[], unexpected=unexpected)
+    return network, load_writer_tokenizer(ModelFolder(path=folder, origin="folder"), kind=kind)
+
+
+def _load_adapted(folder: Path, *, whole: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    check_adapter_folder(folder)
+    base, kind = find_base(folder), _kind(folder)
+    config = _read_config(folder, kind)
+    quantised = adapter_kind(folder) == "qlora" and not whole and not quantising_fault()
+    config.vocab_size = _read_config(base.path, kind).vocab_size  # the adapter may bring a larger one
+    network, _ = _load_weights(base.path, config, kind, quantised=quantised)
+    put_adapter(network, folder)
+    with loading(folder):
+        if (folder / GENERATION_CONFIG_NAME).exists():
+            network.generation_config = GenerationConfig.from_pretrained(folder)
     return network, load_writer_tokenizer(ModelFolder(path=folder, origin="folder"), kind=kind)
 
 
@@ -174,10 +201,12 @@ def _read_config(path: Path, kind: WriterKind) -> PreTrainedConfig:
     return config
 
 
-def _load_weights(path: Path, config: PreTrainedConfig, kind: WriterKind) -> tuple[PreTrainedModel, list[str]]:
+def _load_weights(
+    path: Path, config: PreTrainedConfig, kind: WriterKind, *, quantised: bool = False
+) -> tuple[PreTrainedModel, list[str]]:
     """The writer, and the tensors it has no place for; ModelError when it lacks one, or they are a classifier's."""
     refuse_differences(path, differing_shapes(path, config, AUTO_CLASSES[kind]))
-    network, missing, unexpected = load_weights(path, config, AUTO_CLASSES[kind])
+    network, missing, unexpected = load_weights(path, config, AUTO_CLASSES[kind], quantised=quantised)
     head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     heads = {name for name, module in network.named_modules() if module is head}
     if missing and all(name.rpartition(".")[0] in heads for name in missing):

@@ -28,8 +28,8 @@ from finetune.model_folder import (
     find_packaged_minilm,
     misshapen_tensors,
     read_tensor_headers,
-    replaced_folder,
 )
+from finetune.replaced_folder import replaced_folder
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 90868376\n"
 

@@ -6,11 +6,14 @@ learn of it from the environment, as under any launcher.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import numpy as np
 import pytest
 
 SECONDS_ALLOWED = 240
-VALIDATION_SIZES = (1, 3, 61)
+VALIDATION_SIZES = (1, 3, 61, 64, 99)
 TRAIN_DOCUMENTS = 25  # steps of 12, 12 and 1: the last leaves nothing for the second process
 
 
@@ -40,9 +43,11 @@ def results_of(folder: Path, *, per_device: int) -> dict[str, Any]:
     result = fit(model, plan)
     found: dict[str, Any] = {
         "steps": result.steps,
+        "tokens": result.tokens,
         "best_epoch": result.best_epoch,
         "history": read_json_lines(plan.history),
-        "weights": [float(parameter.detach().abs().sum()) for parameter in model.parameters()],
+        # The gradient of a key's bias is zero but for rounding, which Adam makes as large as any other.
+        "weights": [float(w.detach().abs().sum()) for name, w in model.named_parameters() if "key.bias" not in name],
         "evaluations": {},
     }
     for size in VALIDATION_SIZES:
@@ -57,21 +62,28 @@ def results_of(folder: Path, *, per_device: int) -> dict[str, Any]:
     return found
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def joined_by(port: int, *, rank: int) -> dict[str, str]:
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    return os.environ | own | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The results of one process with batches of 12, and those of each of two with batches of 6."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = []
     for rank in range(2):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-        environment = os.environ | own | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         processes.append(
             subprocess.Popen(
                 [sys.executable, __file__, str(folder / "two"), str(folder / f"rank-{rank}.json")],
-                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env=joined_by(port, rank=rank), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )
         )  # fmt: skip
     one = results_of(folder / "one", per_device=12)
@@ -93,7 +105,8 @@ def test_two_processes_take_the_steps_of_one(both: Both) -> None:
     one, two = both
     assert one["steps"] == 6
     for each in two:
-        assert (each["steps"], each["best_epoch"]) == (one["steps"], one["best_epoch"])
+        for name in ("steps", "best_epoch", "tokens"):
+            assert each[name] == one[name], name
         np.testing.assert_allclose(each["weights"], one["weights"], rtol=1e-5, atol=1e-5)
     assert two[0]["weights"] == two[1]["weights"]
 
@@ -120,6 +133,83 @@ def test_evaluation_gives_every_document_once_and_in_order(both: Both, size: int
         found = each["evaluations"][str(size)]
         np.testing.assert_allclose(found["probabilities"], expected["probabilities"], rtol=1e-4, atol=1e-6)
         assert found["scores"] == pytest.approx(expected["scores"], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", VALIDATION_SIZES)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shares_of_an_evaluation_make_the_whole(
+    size: int, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process after the other takes its turn here, and finds what the others would have sent."""
+    from tiny_fits import tiny_bert, tiny_documents, tiny_plan
+
+    from finetune.progress import SILENT
+    from finetune.training.lessons import Turn
+
+    def turn(process: int, count: int) -> Turn:
+        return Turn(process=process, processes=count, step=1, epoch=1.0, progress=SILENT, check=lambda: None)
+
+    plan = tiny_plan(tmp_path, train=tiny_documents(4), validation=tiny_documents(size, seed=2))
+    model = tiny_bert()
+    whole = plan.lesson.predictions(model, turn(0, 1))
+    sent: list[Any] = []
+    monkeypatch.setattr("torch.distributed.all_gather_object", lambda parts, part: sent.append(part))
+    for process in range(processes):
+        with contextlib.suppress(AttributeError, ValueError):  # nothing came back: only its own share is looked at
+            plan.lesson.predictions(model, turn(process, processes))
+    assert [len(part.probabilities) for part in sent] == [len(range(p, size, processes)) for p in range(processes)]
+    monkeypatch.setattr("torch.distributed.all_gather_object", lambda parts, part: parts.__setitem__(slice(None), sent))
+    for process in range(processes):
+        found = plan.lesson.predictions(model, turn(process, processes))
+        np.testing.assert_allclose(found.probabilities, whole.probabilities, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(found.losses, whole.losses, rtol=1e-5)
+        assert found.windows.tolist() == whole.windows.tolist()
+        assert found.deciding.tolist() == whole.deciding.tolist()
+        scores = plan.lesson.score_validation(found)
+        assert scores == pytest.approx(plan.lesson.score_validation(whole), rel=1e-6)
+
+
+RECIPE = """
+task: text-classification
+model: {from_scratch: {architecture: bert, vocab_size: 200, hidden_size: 16, num_hidden_layers: 1,
+  num_attention_heads: 2, intermediate_size: 32, max_position_embeddings: 64}}
+data: {source: texts.csv, columns: {text: text, label: label}}
+windows: {max_tokens: 32, stride: 8}
+training: {num_train_epochs: 5000, per_device_train_batch_size: 8, use_cpu: true, save_steps: 20, logging_steps: 1}
+evaluation: {baselines: [], bootstrap: 100}
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other_which_says_so(tmp_path: Path) -> None:
+    """F05: within 30 s, with the number of the process, and the run can go on."""
+    lines = [f'"sun and sand {number} by the sea",warm\n"snow and ice {number} on a hill",cold' for number in range(20)]
+    (tmp_path / "texts.csv").write_text("text,label\n" + "\n".join(lines), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    port, run = free_port(), tmp_path / "run"
+    command = [sys.executable, "-m", "finetune", "train", str(tmp_path / "recipe.yaml"), "--run", str(run), "--quiet"]
+    ranks = [
+        subprocess.Popen(
+            command, env=joined_by(port, rank=rank), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for rank in range(2)
+    ]
+    try:
+        last = time.monotonic() + SECONDS_ALLOWED
+        while not list(run.glob("checkpoints/checkpoint-*")) and time.monotonic() < last and ranks[0].poll() is None:
+            time.sleep(0.1)
+        ranks[1].send_signal(signal.SIGKILL)
+        said = ranks[0].communicate(timeout=30)[0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    assert ranks[0].returncode == 5, said
+    assert "process 1 (of 0 to 1): was killed or has crashed" in said
+    assert f"train {run} --resume" in said
+    told = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert (told["status"], told["processes"]) == ("failed", 2)
+    assert list(run.glob("checkpoints/checkpoint-*"))
 
 
 if __name__ == "__main__":

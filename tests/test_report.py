@@ -51,7 +51,7 @@ from finetune.runs import Run, write_json
 from finetune.scores.slices import BLANK, MANY_WINDOWS, OTHERS
 
 REPORT = Path(strings.__file__).parent
-FILES_OF_WORDS = ("strings.py", "text_strings.py")
+FILES_OF_WORDS = ("strings.py", "text_strings.py", "image_strings.py")
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 MANY_LABELS = [f"label {number}" for number in range(200)]
 BASE_SCORES = tiny_scores()
@@ -378,7 +378,7 @@ def test_no_word_is_missing_and_none_is_left_over() -> None:
     )
     for key in re.findall(r"words\([\"']([^\"'{]+)[\"'][,)]", code):
         assert key in WORDS, key
-    made = {"baseline", "evidence", "given", "opened_by", "score", "slices", "split", "stage", "task", "why"}
+    made = {"baseline", "drawn_score", "evidence", "given", "opened_by", "score", "slices", "split", "stage", "task", "why"}
     for key in WORDS:
         dynamic = any(f'f"{key[:place]}.{{' in code for place in range(len(key)) if key[place] == ".")
         assert (

@@ -40,11 +40,24 @@ TEXT_HUB_METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
     "rouge_l": ("rouge", "ROUGE-L", None),
     "exact_match": ("exact_match", "Exact match", None),
 }
+IMAGE_HUB_METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
+    "fid": ("fid", "FID (2015-12-05 Inception)", None),
+    "kid": ("kid", "KID (2015-12-05 Inception)", None),
+    "frechet_distance": ("frechet_distance", "Frechet distance, not FID", None),
+    "kernel_distance": ("kernel_distance", "Kernel distance, not KID", None),
+    "elbo": ("elbo", "ELBO (nats per image)", None),
+    "bits_per_dimension": ("bits_per_dimension", "Bits per dimension", None),
+    "recall": ("generative_recall", "Recall of generated images", None),
+    "coverage": ("coverage", "Coverage", None),
+    "conditional_accuracy": ("conditional_accuracy", "Conditional accuracy", None),
+    "train_on_synthetic": ("train_on_synthetic", "Accuracy of training on synthetic images", None),
+}
 TASK_NAMES = {
     "text-classification": "Text classification", "text-generation": "Text generation", "seq2seq": "Text to text",
+    "image-generation": "Image generation",
 }  # fmt: skip
 # The Hub counts encoder-decoder models among the text generators; what was text2text-generation is a tag of theirs.
-PIPELINE_TAGS = {"seq2seq": "text-generation"}
+PIPELINE_TAGS = {"seq2seq": "text-generation", "image-generation": "unconditional-image-generation"}
 MORE_TAGS = {"seq2seq": ["text2text-generation"]}
 # What is known for certain, and nothing is guessed from texts.
 LANGUAGE_OF_CORPUS = {"builtin:python-docs": "en", "builtin:python-functions": "en"}
@@ -122,12 +135,12 @@ def front_matter(card: Card) -> str:
             metric_args={"signature": signatures[metric]} if metric in signatures else arguments,
             metric_value=value,
         )
-        for metric, (hub, name, arguments) in (TEXT_HUB_METRICS if card.story.writes else HUB_METRICS).items()
+        for metric, (hub, name, arguments) in _hub_metrics(card).items()
         if card.split == "test" and (value := _value(card.shown.scores.get(metric))) is not None
     ]
     data = ModelCardData(
         language=_language(card),
-        library_name="transformers",
+        library_name=_library(card),
         pipeline_tag=PIPELINE_TAGS.get(task, task),
         tags=["finetune", PIPELINE_TAGS.get(task, task), *MORE_TAGS.get(task, [])],
         base_model=base_model(card),
@@ -139,11 +152,24 @@ def front_matter(card: Card) -> str:
     return f"---\n{data.to_yaml()}\n---"
 
 
+def _library(card: Card) -> str:
+    """Who loads the weights: no other library knows the networks of image models."""
+    if card.story.draws:
+        return "finetune"
+    return "peft" if card.model.get("adapter") else "transformers"
+
+
+def _hub_metrics(card: Card) -> dict[str, tuple[str, str, dict[str, str] | None]]:
+    if card.story.draws:
+        return IMAGE_HUB_METRICS
+    return TEXT_HUB_METRICS if card.story.writes else HUB_METRICS
+
+
 def base_model(card: Card) -> str | None:
     """The name on the Hub; None for a folder and for a model from scratch."""
     name, origin = card.section("model").get("name"), card.story.info.model_origin or ""
     came_from_hub = origin.startswith(("hub", "package "))
-    return str(name) if came_from_hub and isinstance(name, str) else None
+    return name.partition("@")[0] if came_from_hub and isinstance(name, str) else None
 
 
 def _source_names(card: Card) -> list[str]:

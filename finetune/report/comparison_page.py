@@ -23,7 +23,7 @@ from finetune.report.parts import (
     strip_column,
     table,
 )
-from finetune.report.sentences import is_of_text, number, p_text
+from finetune.report.sentences import is_of_image, is_of_text, number, p_text
 from finetune.report.strings import Language, Words
 from finetune.selection.compare import ChangedSides, ComparedPair, ComparedRun, Comparison
 
@@ -37,7 +37,7 @@ def render_comparison(comparison: Comparison, folder: Path, language: Language) 
     return many_page(
         folder,
         comparison.kind,
-        [words("documents.test", n=f"{comparison.documents:,}")],
+        [words("documents.test" if comparison.tests else "images.test", n=f"{comparison.documents:,}")],
         comparison_sentences(comparison, language),
         comparison_outcome(comparison),
         [_compared_runs(ranked, tested, comparison.metric, folder, words)],
@@ -85,7 +85,7 @@ def _compared_runs(
     return [
         table(words("caption.test"), columns, rows, classes="wide headline", ours=0),
         approximate_note(shown, words),
-        foot(words("note.intervals")),
+        foot(words("note.intervals_images" if is_of_image(metric) else "note.intervals")),
     ]
 
 

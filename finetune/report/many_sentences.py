@@ -8,6 +8,7 @@ from finetune.report.sentences import (
     Outcome,
     compared_by,
     difference_text,
+    is_of_image,
     is_of_text,
     named_test,
     number,
@@ -30,6 +31,8 @@ from finetune.selection.seeds import SeedStudy
 def comparison_sentences(comparison: Comparison, language: Language = "en") -> list[str]:
     """Whether one run is better than the others, and what a reader must know of choosing it here."""
     words = Words(language)
+    if not comparison.tests and is_of_image(comparison.metric):
+        return [_of_images(comparison, words)]
     if not comparison.tests:
         return [words("compare.none", metric=comparison.metric)]
     best, against = best_run(comparison)
@@ -56,6 +59,15 @@ def comparison_sentences(comparison: Comparison, language: Language = "en") -> l
         return [words("compare.better" if test.better else "compare.chance", **values), sides]
     key = "compare.some" if unshown else "compare.best"
     return [words(key, others=words.listed(unshown), **values), words("compare.winner", n=len(comparison.runs))]
+
+
+def _of_images(comparison: Comparison, words: Words) -> str:
+    """The runs in their order, without a verdict: nothing was tested."""
+    scores = [
+        words("compare.value", name=run.name, value=score_text(run.scores.get(comparison.metric), comparison.metric))
+        for run in comparison.runs
+    ]
+    return words("compare.images", metric=comparison.metric, scores=words.listed(scores))
 
 
 def crossval_sentences(result: CrossValidation, language: Language = "en") -> list[str]:

@@ -8,11 +8,14 @@ or HTML.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from finetune.data.text_steps import visible
 from finetune.data_card import escaped
+from finetune.report.adapter_card import adapter_facts, is_adapter, libraries, load_classifier
 from finetune.report.card_facts import Card, Which, base_model, file_name, front_matter, read_card
-from finetune.report.parts import MORE_TEXT_HEADLINES, TEXT_HEADLINES
+from finetune.report.image_card import copying, how_to_draw, image_settings, limits
+from finetune.report.parts import IMAGE_HEADLINES, MORE_IMAGE_HEADLINES, MORE_TEXT_HEADLINES, TEXT_HEADLINES
 from finetune.report.sentences import (
     coverages,
     difference_text,
@@ -37,12 +40,20 @@ SETTINGS = (
     *("optim", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "class_weights"),
     *("label_smoothing_factor", "metric_for_best_model", "early_stopping_patience", "bf16", "fp16"),
 )
+LOAD_PLAIN = """from transformers import pipeline
+
+classify = pipeline("text-classification", model="PATH_OR_NAME", top_k=None)"""
 _WORDS = Words("en")
 
 
-def render_model_card(run: Run, *, which: Which) -> str:
-    """README.md for the folder best/ or last/ of a scored run. Raises CheckpointError when it was never scored."""
+def render_model_card(run: Run, *, which: Which, name: str | None = None, settings: Json | None = None) -> str:
+    """README.md for the folder best/ or last/ of a scored run, called as its folder is, or `name`.
+
+    `settings` are finetune.json of a model that was made of it by merging, and is beside this card instead.
+    Raises CheckpointError when it was never scored.
+    """
     card = read_card(run, which)
+    card = replace(card, name=name or card.name, model=card.model if settings is None else settings)
     parts = [
         front_matter(card),
         f"# {escaped(card.name)}",
@@ -50,7 +61,8 @@ def render_model_card(run: Run, *, which: Which) -> str:
         _which_weights(card),
         _section("Scores", *_scores(card)),
         _section("Labels", *_labels(card)),
-        _section("How to use it", *(how_to_write(card) if card.story.writes else _use(card))),
+        _section("How to use it", *_how_to_use(card)),
+        _section("Does it copy?", *(copying(card) if card.story.draws else [])),
         _section("How its texts were written and scored", *(decoding(card) if card.story.writes else [])),
         _section("Calibration", *_calibration(card)),
         _section("Training data", *_data(card)),
@@ -64,42 +76,60 @@ def render_model_card(run: Run, *, which: Which) -> str:
 # ---- for people
 
 
+def _how_to_use(card: Card) -> list[str]:
+    if card.story.draws:
+        return how_to_draw(card)
+    return how_to_write(card) if card.story.writes else _use(card)
+
+
 def _which_weights(card: Card) -> str:
     epoch = card.scores.best_epoch
+    chosen = f"from epoch {epoch:g}, chosen by validation {_code(card.scores.metric_for_best_model)}" if epoch else ""
     if card.which == "best":
-        chosen = (
-            f"from epoch {epoch:g}, chosen by validation {_code(card.scores.metric_for_best_model)}" if epoch else ""
-        )
         text = f"The weights beside this card are those of `best/`{', ' if chosen else ''}{chosen}."
     elif card.is_chosen:
         text = "The weights beside this card are those of the last epoch, which is also the chosen one."
     else:
         text = "The weights beside this card are those of the last epoch, not the chosen ones of `best/`."
     digest = card.scores.weights.get(card.which)
+    if merged := card.model.get("merged"):
+        text = (
+            f"The weights beside this card are the adapter of `best/`{', ' if chosen else ''}{chosen}, worked into its "
+            f"base. The scores are those of the adapter on its base; merged, the logits of a probe differ by "
+            f"{merged['difference']:.1g} of the largest."
+        )
+        return f"{text} sha256 of the adapter: `{digest}`."
     return f"{text} sha256 of the weights: `{digest}`." if digest else text
 
 
 def _scores(card: Card) -> list[str]:
     split, scores = card.split, card.shown.scores
-    headlines = (*TEXT_HEADLINES, *MORE_TEXT_HEADLINES) if card.story.writes else HEADLINES
+    of_images = (*IMAGE_HEADLINES, *MORE_IMAGE_HEADLINES) if card.story.draws else HEADLINES
+    headlines = (*TEXT_HEADLINES, *MORE_TEXT_HEADLINES) if card.story.writes else of_images
     names = [name for name in dict.fromkeys((card.scores.metric_for_best_model, *headlines)) if name in scores]
     rows = [["**this model**", *(score_text(scores[name], name) for name in names)]]
     for baseline, by_split in card.scores.baselines.items():
         if split in by_split:
             theirs = by_split[split].scores
             rows.append([_baseline(baseline), *(_theirs(theirs, name) for name in names)])
-    documents = next(iter(scores.values())).n if scores else 0
+    documents, kind = next(iter(scores.values())).n if scores else 0, _units(card)
     opened = len(card.story.openings)
     if split == "test":
-        about = f"{documents:,} test documents, which took no part in any choice. The test split was opened "
+        about = f"{documents:,} test {kind}, which took no part in any choice. The test split was opened "
         about += "once." if opened == 1 else f"{opened:,} times."
     else:
-        about = (
-            f"The test split was not opened. {documents:,} validation documents, which chose the epoch: these scores "
-        )
+        about = f"The test split was not opened. {documents:,} validation {kind}, which chose the epoch: these scores "
         about += "are optimistic and no result."
     shown = [(name, scores[name]) for name in names]
-    return [about, _table(["", *map(_code, names)], rows), _intervals(shown, split), *_paired(card)]
+    told = [f"- {_code(name)}: {escaped(scores[name].note, MOST_SENTENCE_CHARACTERS)}" for name in names
+            if card.story.draws and scores[name].note]  # fmt: skip
+    return [
+        about, _table(["", *map(_code, names)], rows), _intervals(shown, split, card), "\n".join(told), *_paired(card)
+    ]  # fmt: skip
+
+
+def _units(card: Card) -> str:
+    return "images" if card.story.draws else "documents"
 
 
 def _theirs(scores: Mapping[str, Score], name: str) -> str:
@@ -107,11 +137,12 @@ def _theirs(scores: Mapping[str, Score], name: str) -> str:
     return score_text(scores[name], name) if name in scores else ""
 
 
-def _intervals(scores: Sequence[tuple[str, Score]], split: str) -> str:
+def _intervals(scores: Sequence[tuple[str, Score]], split: str, card: Card) -> str:
     """What the intervals cover; which of them are approximate, and how much they hold."""
     if not any(score.low is not None for _, score in scores):
         return _WORDS("note.no_intervals")
-    text = _WORDS("note.intervals" if split == "test" else "note.intervals_validation")
+    of_test = "note.intervals_images" if card.story.draws else "note.intervals"
+    text = _WORDS(of_test if split == "test" else "note.intervals_validation")
     if approximate := coverages(scores):
         shares = _WORDS.listed([f"{name} {share} %" for name, share in approximate.items()])
         text += " " + _WORDS("note.approximate_each", shares=shares)
@@ -130,7 +161,8 @@ def _paired(card: Card) -> list[str]:
     ]
     strongest = strongest_baseline(card.scores)
     named = f" The strongest by validation is {_baseline(strongest)}." if strongest else ""
-    about = "Paired tests on the same documents (approximate randomisation, two-sided); better is ahead with p < 0.05."
+    about = f"Paired tests on the same {_units(card)} (approximate randomisation, two-sided); better is ahead with "
+    about += "p < 0.05."
     return [about + named, _table(["baseline", "score", "model - baseline", "p", "better"], rows)]
 
 
@@ -155,12 +187,8 @@ def _labels(card: Card) -> list[str]:
 def _use(card: Card) -> list[str]:
     windows = card.model.get("windows") or {}
     longest = windows.get("max_tokens", 512)
-    plain = f"""```python
-from transformers import pipeline
-
-classify = pipeline("text-classification", model="PATH_OR_NAME", top_k=None)
-classify("a text", truncation=True, max_length={longest})
-```"""
+    load = load_classifier(card) if is_adapter(card) else LOAD_PLAIN
+    plain = f'```python\n{load}\nclassify("a text", truncation=True, max_length={longest})\n```'
     long = """```
 finetune predict PATH --text "a text"
 finetune predict PATH --input FILE.csv --output predictions.csv
@@ -174,7 +202,8 @@ finetune predict PATH --input FILE.csv --output predictions.csv
     )
     merged = f" and merges their predictions ({_code(windows.get('aggregate', 'mean'))})" if "keeps" not in cut else ""
     return [
-        f"With plain transformers, which reads the first {longest} tokens of a text:",
+        adapter_facts(card),
+        f"With {libraries(card)}, which reads the first {longest} tokens of a text:",
         plain,
         f"With finetune, which {cut} of at most {longest} tokens{merged}, as in training and in the scores above:",
         long,
@@ -234,38 +263,39 @@ def _data(card: Card) -> list[str]:
     facts = []
     if families:
         facts.append(
-            f"Duplicates: {families.get('rows_in_families', 0):,} documents are in "
+            f"Duplicates: {families.get('rows_in_families', 0):,} {_units(card)} are in "
             f"{families.get('near_families', 0):,} families of near duplicates, "
             f"{families.get('rows_in_exact_families', 0):,} in "
-            f"{families.get('exact_families', 0):,} of equal texts; a family stays in one split."
+            f"{families.get('exact_families', 0):,} of equal ones; a family stays in one split."
         )
-    facts += _leaks(data)
+    facts += _leaks(data, _units(card))
     if copies.get("copies"):
         facts.append(f"Augmentation: {_number(copies['copies'])} changed copies, in the training split only.")
     return [
         _table(["source", "rows", "sha256"], files),
-        _table(["split", "documents", "groups"], splits),
+        _table(["split", _units(card), "groups"], splits),
         _table(["cleaning step", "rows changed", "rows dropped"], cleaning),
         "\n".join(f"- {fact}" for fact in facts),
     ]
 
 
-def _leaks(data: Json) -> list[str]:
-    """How many documents of a later split share a text or a group with an earlier one, brought and left."""
+def _leaks(data: Json, units: str) -> list[str]:
+    """How many documents, or images, of a later split an earlier one shares, or their group; brought and left."""
     found = data.get("leaks") or {}
     told = []
     for what, key in (("as the splits were brought", "brought"), ("now", "left")):
         overlaps = found.get(key)
         if overlaps is not None:
             total = sum(int(each.get("leaking") or 0) for each in overlaps)
-            told.append(f"Leaks {what}: {total:,} documents share a text or a group with an earlier split.")
+            told.append(f"Leaks {what}: {total:,} {units} share content or a group with an earlier split.")
     return told
 
 
 def _training(card: Card) -> list[str]:
     info, training, model = card.story.info, card.section("training"), card.section("model")
     base = base_model(card)
-    started = "from scratch" if model.get("from_scratch") else f"from {_code(base)}" if base else "from a local model"
+    is_new = model.get("from_scratch") or (card.story.draws and not model.get("name"))
+    started = "from scratch" if is_new else f"from {_code(base)}" if base else "from a local model"
     size = f", {info.parameters:,} parameters" if info.parameters else ""
     facts = [
         f"Model: {started}{size}.",
@@ -276,6 +306,7 @@ def _training(card: Card) -> list[str]:
     windows = card.section("windows") or card.model.get("windows") or {}
     shown = [(name, training[name]) for name in SETTINGS if training.get(name) not in (None, False)]
     shown += [(f"windows.{name}", windows[name]) for name in WINDOWS if windows.get(name) is not None]
+    shown += image_settings(card) if card.story.draws else []
     rows = [[_code(name), escaped(value)] for name, value in shown]
     return ["\n".join(f"- {fact}" for fact in facts), _table(["setting", "value"], rows)]
 
@@ -283,9 +314,10 @@ def _training(card: Card) -> list[str]:
 def _limits(card: Card) -> list[str]:
     rare = [row for row in card.shown.per_class if (row.get("support") or 0) < NOMINAL_LEAST_CLASS]
     facts = [
-        "The scores hold for documents like those of the test split; other sources, times or authors were not tested."
+        f"The scores hold for {_units(card)} like those of the test split; other sources, times or authors were not "
+        "tested."
         if card.split == "test"
-        else "No score here is of documents that took no part in choosing.",
+        else f"No score here is of {_units(card)} that took no part in choosing.",
         "They are of one training with one seed; another seed gives other weights.",
     ]
     if rare:
@@ -297,6 +329,7 @@ def _limits(card: Card) -> list[str]:
         facts.append("What follows the first window of a document was never read.")
     if card.story.writes:
         facts.append("What it writes may be wrong or made up: nothing beyond the scores above was checked.")
+    facts += limits(card) if card.story.draws else []
     facts.append("Bias against groups of people, and misuse, were not examined.")
     notes = [escaped(note, MOST_SENTENCE_CHARACTERS) for note in card.scores.notes]
     return ["\n".join(f"- {fact}" for fact in [*facts, *notes])]

@@ -1,11 +1,12 @@
 """HTML as a tree of elements: text is escaped because it is text, and only this file can write markup.
 
-`tag("td", label)` is all there is. A str is text; a Markup is an element made here. No page has scripts, and none
-loads anything: attributes that could run or fetch something are refused.
+`tag("td", label)` is all there is, and `picture` for what image models draw. A str is text; a Markup is an element made
+here. No page has scripts, and none loads anything: attributes that could run or fetch something are refused.
 """
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from typing import TypeAlias
 from finetune.data.text_steps import visible
 from finetune.report.strings import Words
 
-VOID_ELEMENTS = {"meta", "br", "hr", "path", "line", "rect", "circle", "polyline", "polygon"}
+VOID_ELEMENTS = {"meta", "br", "hr", "wbr", "img", "path", "line", "rect", "circle", "polyline", "polygon"}
 FORBIDDEN_ELEMENTS = {"script", "iframe", "object", "embed", "link", "base", "form", "img", "image", "use"}
+PNG_START = b"\x89PNG\r\n\x1a\n"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 LANGUAGE_TAGS = {"en": "en", "zh": "zh-Hans"}
 
@@ -36,8 +38,16 @@ def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Mar
         raise ValueError(f"<{name}> has no place in a page without scripts and network")
     opened = "".join(_attribute(key, value) for key, value in attributes.items() if value is not None)
     if name in VOID_ELEMENTS:
-        return Markup(f"<{name}{opened}>" if name in ("meta", "br", "hr") else f"<{name}{opened}/>")
+        return Markup(f"<{name}{opened}>" if name in ("meta", "br", "hr", "wbr") else f"<{name}{opened}/>")
     return Markup(f"<{name}{opened}>{_inside(children)}</{name}>")
+
+
+def picture(png: bytes, *, alt: str) -> Markup:
+    """A PNG inside the page itself."""
+    if not png.startswith(PNG_START):
+        raise ValueError("only PNG images have a place in a page")
+    data = base64.b64encode(png).decode("ascii")
+    return Markup(f'<img alt="{escaped(alt)}" src="data:image/png;base64,{data}">')
 
 
 def joined(*children: Child) -> Markup:
@@ -148,6 +158,8 @@ svg text{font-family:inherit;font-weight:400;fill:var(--soft);font-size:11px;fon
 .panels+.scroll{margin-top:22px}
 .panels svg{width:100%;height:auto;display:block}
 .panels figure{max-width:520px}.panels figure.square{max-width:370px}
+img{max-width:100%;height:auto;image-rendering:pixelated;border-radius:3px;display:block}
+.picture{margin:0 0 14px}.picture.chosen img{outline:3px solid var(--blue);outline-offset:2px}
 .grid{stroke:var(--line);stroke-width:1}.axis{stroke:var(--faint);stroke-width:1}
 .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 .blue{stroke:var(--blue)}.orange{stroke:var(--orange)}.grey{stroke:var(--faint)}

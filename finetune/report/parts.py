@@ -18,6 +18,7 @@ from finetune.report.sentences import (
     coverages,
     difference_text,
     interval_text,
+    is_of_images,
     number,
 )
 from finetune.report.strings import Words
@@ -27,6 +28,11 @@ from finetune.scores.paired import greater_is_better
 LONGEST_LABEL = 200
 HEADLINES = ("accuracy", "f1_macro", "log_loss")  # beside the metric that chose the epoch
 TEXT_HEADLINES = ("loss", "bleu", "chrf")  # of written text
+IMAGE_HEADLINES = ("coverage", "recall", "conditional_accuracy", "train_on_synthetic")  # of drawn images
+MORE_IMAGE_HEADLINES = (
+    *("elbo", "bits_per_dimension", "reconstruction_error", "fid", "kid", "kernel_distance", "frechet_distance"),
+    "precision",
+)
 MORE_TEXT_HEADLINES = ("perplexity", "nats_per_character", "rouge_l", "exact_match", "length_ratio", "cut_share")
 
 Block = tuple[str, str, Sequence[Child]]  # anchor, heading, what is under it
@@ -170,8 +176,8 @@ def range_cell(value: object, ends: Sequence[float | None] | None) -> Child:
 
 
 def headline_metrics(first: str, names: Collection[str]) -> list[str]:
-    """The metric that chose the epoch, then what is looked at first of labels or of written text."""
-    others = TEXT_HEADLINES if is_written(names) else HEADLINES
+    """The metric that chose the epoch, then what is looked at first of labels, of written text or of drawn images."""
+    others = TEXT_HEADLINES if is_written(names) else IMAGE_HEADLINES if is_of_images(names) else HEADLINES
     return [name for name in dict.fromkeys([first, *others]) if name in names]
 
 
@@ -185,6 +191,12 @@ def metric_heading(metric: str) -> str:
     if metric == "length_ratio":
         return f"{metric} →1"
     return metric if greater_is_better(metric) else f"{metric} ↓"
+
+
+def breakable(heading: str) -> Child:
+    """A heading that may go on in the next line after an underscore."""
+    head, *rest = heading.split("_")
+    return [head, [["_", tag("wbr"), part] for part in rest]]
 
 
 def strip_column(

@@ -71,7 +71,7 @@ def history_plots(history: Sequence[Mapping[str, Any]], *, metric: str, best_epo
     Where the loss chose the epoch of a text generator, BLEU stands beside it.
     """
     figures = []
-    training, validation = _points(history, "loss"), _points(history, "eval_loss")
+    training, validation = points_of(history, "loss"), points_of(history, "eval_loss")
     if training or validation:
         lines = [
             Line(words("plot.training"), thinned(training), "orange thin"),
@@ -79,7 +79,7 @@ def history_plots(history: Sequence[Mapping[str, Any]], *, metric: str, best_epo
         ]
         figures.append(line_plot(words("plot.loss"), lines, mark=best_epoch, words=words))
     shown, title = (metric, "plot.metric") if metric != "loss" else ("bleu", "plot.beside")
-    if scores := _points(history, f"eval_{shown}"):
+    if scores := points_of(history, f"eval_{shown}"):
         line = Line(words("plot.validation"), thinned(scores), "blue", dots=True)
         figures.append(
             line_plot(
@@ -222,7 +222,8 @@ def share_bar(share: float) -> Markup:
     return _strip_svg([tag("rect", class_="bar", x=0, y=middle - 5, width=width, height=10, rx=2)], STRIP_HEIGHT)
 
 
-def _points(history: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
+def points_of(history: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
+    """(epoch, value) of every row that has a finite one."""
     rows = [(row.get("epoch"), row.get(name)) for row in history]
     return [(float(x), float(y)) for x, y in rows if x is not None and y is not None and math.isfinite(y)]
 

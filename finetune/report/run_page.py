@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.report import data_parts, label_parts, score_parts, text_parts
+from finetune.report import data_parts, image_parts, label_parts, score_parts, text_parts
 from finetune.report.page import Child, Markup, joined, tag
 from finetune.report.parts import Block, command, facts, framed, notes, train_command
 from finetune.report.plots import history_plots
@@ -17,7 +17,7 @@ def render_run(run: Run, language: Language) -> str:
     story, words = Story.read(run), Words(language)
     slices = label_parts.slices(story.analysis, story.shown, story.metric, words)
     parts: list[Block] = [
-        *(_about_texts(story, words) if story.writes else _about_labels(story, words)),
+        *_about(story, words),
         ("slices", words("slices"), slices),
         ("errors", words("errors"), label_parts.errors(story.analysis, words)),
         ("scores", words("scores.all"), score_parts.all_scores(story, words)),
@@ -40,6 +40,13 @@ def render_run(run: Run, language: Language) -> str:
         parts,
         words=words,
     )
+
+
+def _about(story: Story, words: Words) -> list[Block]:
+    """What is looked at after the scores: labels, texts or images."""
+    if story.draws:
+        return image_parts.blocks(story.pictures, story.scores.best_epoch, words)
+    return _about_texts(story, words) if story.writes else _about_labels(story, words)
 
 
 def _about_labels(story: Story, words: Words) -> list[Block]:
@@ -78,7 +85,7 @@ def _header(story: Story, words: Words) -> Markup:
     known = [
         words.known("task", info.task),
         info.model_origin,
-        words(f"documents.{story.split}", n=f"{documents:,}"),
+        words(f"images.{story.split}" if story.draws else f"documents.{story.split}", n=f"{documents:,}"),
         (info.finished or info.started)[:10],
     ]
     status = words(f"status.{info.status}") if info.status != "complete" else None
@@ -88,6 +95,8 @@ def _header(story: Story, words: Words) -> Markup:
 
 def _curves(story: Story, words: Words) -> Markup | None:
     figures = history_plots(story.history, metric=story.metric, best_epoch=story.scores.best_epoch, words=words)
+    if story.draws:
+        figures = [*image_parts.game_plots(story.history, best_epoch=story.scores.best_epoch, words=words), *figures]
     return tag("div", figures, class_="panels") if figures else None
 
 

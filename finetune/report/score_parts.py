@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetune.report import text_parts
+from finetune.report import image_parts, text_parts
 from finetune.report.page import Child, Markup, joined, tag
 from finetune.report.parts import (
+    MORE_IMAGE_HEADLINES,
     MORE_TEXT_HEADLINES,
     Column,
     approximate_note,
+    breakable,
     difference_cell,
     foot,
     headline_metrics,
@@ -20,7 +22,7 @@ from finetune.report.parts import (
     strip_column,
     table,
 )
-from finetune.report.sentences import is_of_text, number, p_of, p_text, strongest_baseline, tested_metric
+from finetune.report.sentences import is_of_image, is_of_text, number, p_of, p_text, strongest_baseline, tested_metric
 from finetune.report.story import Story
 from finetune.report.strings import Words
 from finetune.run_files import PairedTest, Score, Scores, SplitScores
@@ -34,6 +36,8 @@ def headline(story: Story, words: Words) -> list[Child]:
     standing = [story.shown, *(scores.baselines[name][split] for name in rivals)]
     first = [each.scores.get(metrics[0]) if metrics else None for each in standing]
     axis, strips = strip_column(first, ours={0})
+    if story.draws:  # no two of its columns say the same, so all of them are needed, and there is no room to draw
+        axis, strips = "", ["" for _ in standing]
     tests = [None, *(scores.baseline_tests.get(name) for name in rivals)]
     several = len({test.metric for test in scores.baseline_tests.values()}) > 1
     rows: list[list[Child]] = [
@@ -49,11 +53,11 @@ def headline(story: Story, words: Words) -> list[Child]:
     ]
     columns = [
         Column(""),
-        Column(metric_heading(metrics[0]) if metrics else ""),
+        Column(breakable(metric_heading(metrics[0])) if metrics else ""),
         Column(axis, "plot"),
         Column(_difference_heading(scores, words)),
         Column(words("paired_test")),
-        *(Column(metric_heading(metric)) for metric in metrics[1:]),
+        *(Column(breakable(metric_heading(metric))) for metric in metrics[1:]),
     ]
     caption = words(f"caption.{split}")
     shown = [
@@ -67,20 +71,22 @@ def headline(story: Story, words: Words) -> list[Child]:
 
 
 def more_scores(story: Story, words: Words) -> list[Child]:
-    """Of written text, what else is soon asked for: the model above the baselines once more."""
-    if not is_written(story.shown.scores):
+    """Of texts and images, what else is soon asked for: the model above the baselines once more."""
+    if not (is_written(story.shown.scores) or story.draws):
         return []
     told = headline_metrics(tested_metric(story.scores), story.shown.scores)
-    metrics = [name for name in MORE_TEXT_HEADLINES if name in story.shown.scores and name not in told]
+    more = MORE_IMAGE_HEADLINES if story.draws else MORE_TEXT_HEADLINES
+    metrics = [name for name in more if name in story.shown.scores and name not in told]
     rivals = [story.scores.baselines[name][story.split] for name in _ordered_baselines(story.scores, story.split)]
     rows: list[list[Child]] = [
         [name, *(score_cell(each.scores.get(metric), metric) for metric in metrics)]
         for name, each in zip(_standing_names(story, words), [story.shown, *rivals], strict=True)
     ]
-    columns = [Column(""), *(Column(metric_heading(metric)) for metric in metrics)]
+    columns = [Column(""), *(Column(breakable(metric_heading(metric))) for metric in metrics)]
+    caption, about = ("caption.more_images", "note.images") if story.draws else ("caption.more", "note.directions")
     return [
-        table(words("caption.more"), columns, rows, classes="wide headline", ours=0),
-        foot(words("note.directions")),
+        table(words(caption), columns, rows, classes="wide headline", ours=0),
+        foot(words(about)),
     ]
 
 
@@ -119,13 +125,16 @@ def _about_intervals(story: Story, metrics: Sequence[str], words: Words) -> list
     without = [metric for metric, score in scores if score.value is not None and score.low is None]
     said: list[Child] = []
     if len(without) < len(scores):
-        said.append(words("note.intervals" if story.split == "test" else "note.intervals_validation"))
+        key = "note.intervals_images" if story.draws else "note.intervals"
+        said.append(words(key if story.split == "test" else "note.intervals_validation"))
         if without:
             said.append(words("note.without", metrics=words.listed(without)))
     else:
         said.append(words("note.no_intervals"))
     reasons = [note for note in story.scores.notes if note.startswith(f"{story.split}:")]
-    reasons += [f"{metric}: {score.note}" for metric, score in scores if score.note]
+    # What an image score was made from stands below, with every score.
+    reasons += [f"{metric}: {note}" for metric, score in scores
+                if (note := score.note) and not (story.draws and score.value is not None)]  # fmt: skip
     said += [tag("span", f"{reason.rstrip('.')}.", lang=words.foreign) for reason in reasons]
     return [[each, " "] for each in said]
 
@@ -148,6 +157,7 @@ def all_scores(story: Story, words: Words) -> list[Child]:
         table(None, [Column(words("metric")), *(Column(name) for name, _ in standing)], rows),
         approximate_note(shown, words),
         text_parts.glossary(metrics, words) if story.writes else None,
+        image_parts.glossary(metrics, words) if story.draws else None,
         _score_notes(story.shown, words),
         _paired_tests(scores, words),
         _baseline_scores(scores, words),
@@ -162,7 +172,7 @@ def _paired_tests(scores: Scores, words: Words) -> Child:
     tests = list(scores.baseline_tests.items())
     if not tests:
         return None
-    of_text = is_of_text(tests[0][1].metric)
+    of_text, of_image = (asked(tests[0][1].metric) for asked in (is_of_text, is_of_image))
     metrics = list(dict.fromkeys(test.metric for _, test in tests))
     rows = [
         [_baseline_name(name, scores, words), test.metric if len(metrics) > 1 else "", *_test_cells(test, words)]
@@ -170,14 +180,15 @@ def _paired_tests(scores: Scores, words: Words) -> Child:
     ]
     columns = [
         words("baseline"), words("metric"), words("ours"), words("theirs"), words("difference"),
-        words("randomisation"), words("holm"), "McNemar", words("ahead_ours" if of_text else "only_ours"),
-        words("ahead_theirs" if of_text else "only_theirs"), words("documents"), words("groups"), words("result"),
+        words("randomisation"), words("holm"), "McNemar", words("ahead_ours" if of_text or of_image else "only_ours"),
+        words("ahead_theirs" if of_text or of_image else "only_theirs"), words("images" if of_image else "documents"),
+        words("groups"), words("result"),
     ]  # fmt: skip
     caption = words("paired.caption", metric=words.listed(metrics))
     return joined(
         tag("h3", words("paired")),
         table(caption, [Column(name) for name in columns], rows, classes="headline"),
-        foot(words("paired.about_texts" if of_text else "paired.about")),
+        foot(words("paired.about_texts" if of_text else "paired.about_images" if of_image else "paired.about")),
     )
 
 

@@ -6,17 +6,25 @@ The report and the last screen say the same words, because both take them from h
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Container, Iterable
 from typing import Literal, Protocol
 
 from finetune.report.strings import Language, Words
-from finetune.run_files import FitVerdict, PairedTest, Score, Scores
+from finetune.run_files import FitVerdict, PairedTest, Score, Scores, SplitScores
+from finetune.scores.images import IMAGE_METRICS
 from finetune.scores.paired import SIGNIFICANT, compared_metric, greater_is_better
 from finetune.scores.text_metrics import LOSS_METRICS, TEXT_METRICS
 
 MOST_EVIDENCE = 4
 # Which numbers of a verdict on the training are scores by the metric that chose the epoch.
 SCORED_EVIDENCE = ("metric_best", "metric_last", "metric_at_loss_best", "majority_score")
+# Scores of drawn images whose magnitude goes by the features, or by the pixels.
+DISTANCES = ("frechet_distance", "kernel_distance", "fid", "kid", "reconstruction_error")
+DISTANCE_DIGITS, MOST_DECIMALS = 3, 5
+LOW_RECALL = 0.5
+FLOOR = "real_images"  # the baseline of real images against other real ones
+COPIES = "training_images"  # a baseline that nobody has to beat, because a copy cannot be told from a perfect drawing
 ROUND_PERPLEXITY = 1e6  # from here on only its magnitude says anything
 
 Outcome = Literal["good", "bad", "open"]
@@ -50,6 +58,8 @@ def outcome(scores: Scores) -> Outcome:
     if scores.beats_baselines is not None:
         return "good" if scores.beats_baselines else "bad"
     if "test" not in scores.splits or not scores.baselines:
+        return "open"
+    if is_of_images(scores.splits["test"].scores):
         return "open"
     strongest = strongest_baseline(scores)
     return "open" if strongest is None or _is_ahead(scores, strongest) else "bad"
@@ -87,6 +97,16 @@ def compared_by(metric: str, names: Container[str]) -> str:
 def is_of_text(metric: str) -> bool:
     """Whether it scores written text."""
     return metric in TEXT_METRICS or metric in LOSS_METRICS
+
+
+def is_of_image(metric: str) -> bool:
+    """Whether it scores drawn images, image by image or as a set."""
+    return metric in IMAGE_METRICS and metric != "loss"
+
+
+def is_of_images(names: Container[str]) -> bool:
+    """Whether scores of these names are of drawn images."""
+    return "elbo" in names or "coverage" in names or "kernel_distance" in names
 
 
 def score_text(score: Score | None, metric: str | None = None) -> str:
@@ -147,13 +167,17 @@ def _decimals(value: float, metric: str | None) -> int:
         return 1
     if metric == "perplexity":
         return 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return 3
+    if metric in DISTANCES:  # of any magnitude, and so with as many digits
+        return min(max(DISTANCE_DIGITS - 1 - math.floor(math.log10(abs(value) or 1.0)), 0), MOST_DECIMALS)
+    return 1 if metric == "elbo" else 3
 
 
 def _against_baselines(scores: Scores, words: Words) -> str:
     metric = tested_metric(scores)
     split = shown_split(scores)
     ours = scores.splits[split].scores.get(metric)
+    if split == "test" and is_of_images(scores.splits[split].scores):
+        return _drawn(scores, words)
     if split != "test":
         return words("verdict.closed", metric=metric, ours=score_text(ours, metric))
     if scores.baseline_tests:
@@ -168,6 +192,31 @@ def _against_baselines(scores: Scores, words: Words) -> str:
     theirs = scores.baselines[strongest]["test"].scores.get(metric)
     ours_text, theirs_text = score_text(ours, metric), score_text(theirs, metric)
     return words(key, name=strongest, metric=metric, ours=ours_text, theirs=theirs_text)
+
+
+def _drawn(scores: Scores, words: Words) -> str:
+    """Of images: the paired tests, then the score that chose the epoch beside that of real images, and a low recall."""
+    tests = {name: test for name, test in scores.baseline_tests.items() if name != COPIES}
+    said = [_tested(scores.model_copy(update={"baseline_tests": tests}), words) if tests else words("drawn.untested")]
+    metric, split = scores.metric_for_best_model, scores.splits["test"]
+    ours, floor = split.scores.get(metric), _defined(scores.baselines.get(FLOOR, {}).get("test"), metric)
+    if ours is None or ours.value is None:
+        reason = ours.note if ours is not None and ours.note else words("verdict.no_reason")
+        said.append(words("verdict.undefined", metric=metric, note=reason))
+    elif floor is not None:
+        value, real = score_text(ours, metric), score_text(floor, metric)
+        said.append(words("drawn.floor", metric=metric, ours=value, floor=real))
+    else:
+        said.append(words("drawn.value", metric=metric, ours=score_text(ours, metric)))
+    recall = _defined(split, "recall")
+    if recall is not None and (recall.value or 0.0) < LOW_RECALL:
+        said.append(words("drawn.recall", recall=score_text(recall, "recall")))
+    return words("between").join(said)
+
+
+def _defined(split: SplitScores | None, metric: str) -> Score | None:
+    score = split.scores.get(metric) if split is not None else None
+    return score if score is not None and score.value is not None else None
 
 
 def _tested(scores: Scores, words: Words) -> str:

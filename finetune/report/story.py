@@ -10,11 +10,31 @@ from typing import Any
 
 from finetune.errors import CheckpointError
 from finetune.report.sentences import shown_split
-from finetune.run_files import Analysis, RunInfo, Samples, Scores, SplitScores
+from finetune.run_files import Analysis, ImageSamples, Neighbours, RunInfo, Samples, Scores, SplitScores
 from finetune.runs import Json, Run, read_json_lines
 from finetune.yaml_text import read_yaml
 
 WRITERS = ("text-generation", "seq2seq")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What was drawn after one evaluation from the same random numbers; `asked` in words, row by row."""
+
+    epoch: float
+    png: bytes
+    asked: list[str]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images of an image run, as PNG; None for what the run has not drawn."""
+
+    grids: list[Grid]
+    nearest: bytes | None
+    interpolation: bytes | None
+    reconstructions: bytes | None
+    neighbours: Neighbours | None
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,7 @@ class Story:
     openings: list[Json]
     recipe: str
     samples: list[Samples]
+    pictures: Pictures | None = None
 
     @classmethod
     def read(cls, run: Run) -> Story:
@@ -44,6 +65,7 @@ class Story:
             openings=read_json_lines(run.test_openings),
             recipe=run.recipe.read_text(encoding="utf-8") if run.recipe.exists() else "",
             samples=read_samples(run),
+            pictures=read_pictures(run),
         )
 
     @property
@@ -62,6 +84,11 @@ class Story:
     def writes(self) -> bool:
         """Whether the run made a text generator; otherwise it made a classifier."""
         return self.info.task in WRITERS
+
+    @property
+    def draws(self) -> bool:
+        """Whether the run made an image model."""
+        return self.info.task == "image-generation"
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -84,3 +111,22 @@ def read_samples(run: Run) -> list[Samples]:
     """What was written after each evaluation, in their order; nothing of a classifier."""
     found = [run.read(path, Samples) for path in run.samples.glob("*/texts.json")]
     return sorted(found, key=lambda each: each.step)
+
+
+def read_pictures(run: Run) -> Pictures | None:
+    """The grids by their steps, and the figures of the test; None of a run that drew nothing."""
+    found = [(run.read(path, ImageSamples), path.with_name("grid.png")) for path in run.samples.glob("*/images.json")]
+    ordered = sorted(found, key=lambda each: each[0].step)
+    grids = [Grid(sample.epoch, picture, _words_of(sample)) for sample, path in ordered if (picture := _bytes_of(path))]
+    figures = [_bytes_of(run.figures / f"{name}.png") for name in ("nearest", "interpolation", "reconstructions")]
+    told = run.figures / "nearest.json"
+    neighbours = run.read(told, Neighbours) if told.exists() else None
+    return Pictures(grids, *figures, neighbours) if grids or any(figures) else None
+
+
+def _words_of(sample: ImageSamples) -> list[str]:
+    return list(sample.labels or sample.prompts or [])
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from finetune.report.image_strings import IMAGE_WORDS
 from finetune.report.text_strings import TEXT_WORDS
 
 Language = Literal["en", "zh"]
@@ -425,5 +426,5 @@ WORDS: dict[str, tuple[str, str]] = {
     "left_out": ("Left out, because not all runs have them: {runs}.", "因并非所有运行都有而略去：{runs}。"),
     "all_scores": ("Every score", "全部分数"),
     "comma": (", ", "、"),
-} | TEXT_WORDS
+} | TEXT_WORDS | IMAGE_WORDS
 # fmt: on

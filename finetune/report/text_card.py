@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from finetune.data_card import escaped
+from finetune.report.adapter_card import adapter_facts, is_adapter, libraries, load_writer
 from finetune.report.card_facts import Card
 from finetune.report.text_parts import SHOTS, shown_settings
 
@@ -49,9 +50,11 @@ def how_to_write(card: Card) -> list[str]:
     inputs = CHAT_INPUTS if form == "chat" else TEXT_INPUTS
     settings = _arguments(generation, ends=card.model.get("end_ids") if form == "chat" else None)
     plain = code.replace("{inputs}", inputs).replace("{settings}", settings)
+    plain = load_writer(card, plain) if is_adapter(card) else plain
     shots = generation.get(SHOTS)
     return [
-        "With plain transformers, and the settings of the scores above:",
+        adapter_facts(card),
+        f"With {libraries(card)}, and the settings of the scores above:",
         f"```python\n{plain}\n```",
         f"It was trained on sequences of at most {windows['max_tokens']:,} tokens." if "max_tokens" in windows else "",
         f"For the scores {len(shots)} examples stood before every prompt; `finetune predict` puts them there."

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from finetune.run_files import Suggestion
 from finetune.scores.fit_course import Course, FitSettings
 
-# Learning rates that usually work for AdamW, for loaded weights (BERT's authors: 2e-5 to 5e-5) and for new ones.
-USUAL_RATES = {"loaded": (1e-5, 1e-4), "new": (1e-4, 3e-3)}
+# Learning rates that usually work for AdamW, for loaded weights (BERT's authors: 2e-5 to 5e-5), for new ones, for
+# matrices beside loaded ones (the authors of LoRA and QLoRA: 1e-4 to 5e-4), and for a head alone.
+USUAL_RATES = {"loaded": (1e-5, 1e-4), "new": (1e-4, 3e-3), "beside": (1e-4, 1e-3), "head": (1e-3, 1e-2)}
 STRONG_WEIGHT_DECAY = 0.1
 STRONG_DROPOUT, MORE_ATTENTION_DROPOUT = 0.3, 0.2
 LONG_WARMUP = 0.2
@@ -143,6 +144,8 @@ def _lower_rate(settings: FitSettings, *, times: float) -> str:
 
 
 def _usual(settings: FitSettings) -> tuple[float, float]:
+    if settings.adapter != "none":
+        return USUAL_RATES["head" if settings.adapter == "frozen" else "beside"]
     return USUAL_RATES["new" if settings.from_scratch else "loaded"]
 
 

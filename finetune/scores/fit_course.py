@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.recipe import ClassifierRecipe, TextRecipe
+from finetune.recipe_adapter import AdapterKind
 from finetune.scores.text_metrics import LOSS_METRICS, TEXT_METRICS
 
 # A step of eight documents jumps by itself: logged losses are merged into blocks of at least so many documents.
@@ -28,6 +29,7 @@ class FitSettings:
     the recipe says, None where the model's own holds. largest_label_share: of the training documents, where they have
     labels (has_labels). validation_documents: as many documents, each with a loss of its own, as validation is worth.
     highest_score: of the metric, such as 1 or 100. knows_before: the model could do its task before the training.
+    adapter: what of the model is trained.
     """
 
     num_train_epochs: int
@@ -54,6 +56,7 @@ class FitSettings:
     has_attention_dropout: bool = True
     highest_score: float = 1.0
     knows_before: bool = False
+    adapter: AdapterKind = "none"
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ def fit_settings(
         has_labels=has_labels,
         highest_score=TEXT_METRICS[metric].highest if metric in TEXT_METRICS else 1.0,
         knows_before=scratch is None and not has_labels,
+        adapter=recipe.adapter.kind,
+        has_attention_dropout=recipe.adapter.kind != "frozen",
     )
 
 

@@ -25,13 +25,15 @@ from finetune.scores.classification import (
     outcome_rows,
     scores_of_totals,
 )
+from finetune.scores.images import IMAGE_METRICS
 from finetune.scores.intervals import LEAST_EFFECTIVE_GROUPS, independent_units
 from finetune.scores.text_metrics import LOSS_METRICS, TEXT_METRICS
 
 SIGNIFICANT = 0.05
 LOG_LOSSES = ("log_loss", "loss")
-# The direction of every metric of a document, by name; `loss` is that of classifiers and of generators.
+# The direction of every metric, by name; `loss` is that of classifiers, of writers and of image models.
 DIRECTIONS: dict[str, bool] = {
+    **IMAGE_METRICS,
     **GREATER_IS_BETTER,
     **{name: metric.greater_is_better for name, metric in (TEXT_METRICS | LOSS_METRICS).items()},
 }

@@ -168,7 +168,8 @@ def _finished_run(folder: Path, *, name: str) -> FinishedRun:
     if info.status != "complete":
         raise CheckpointError(str(folder), f"is not complete: {info.status}", "Finish it first: --resume.")
     scores = run.read(run.scores, Scores)
-    if "test" not in scores.splits or not run.predictions("test").is_file():
+    keeps_predictions = info.task != "image-generation"
+    if "test" not in scores.splits or (keeps_predictions and not run.predictions("test").is_file()):
         raise CheckpointError(str(folder), "has no test predictions", "Name a run that has scored its test split.")
     return FinishedRun(name, run, info, scores, load_recipe(run.recipe).recipe)
 

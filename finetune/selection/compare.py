@@ -5,6 +5,7 @@ Only run folders are read, never a model.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -17,9 +18,11 @@ from finetune.errors import CheckpointError, RecipeError, did_you_mean, listed
 from finetune.progress import WARNING
 from finetune.run_files import PairedTest, Score
 from finetune.runs import new_run_folder, write_json
+from finetune.scores.images import IMAGE_METRICS
 from finetune.scores.intervals import LEAST_EFFECTIVE_GROUPS, independent_units
 from finetune.scores.paired import TESTED_INSTEAD, greater_is_better, holm, is_better
 from finetune.selection.aligned_runs import AlignedRun, Array, FinishedRun, finished_runs
+from finetune.selection.compared_images import image_metrics, image_notes, read_image_runs
 from finetune.selection.compared_labels import LABEL_METRICS, MOST_CHANGED_LISTED, LabelContest
 from finetune.selection.compared_texts import WRITER_METRICS, TextContest
 from finetune.selection.comparison import (
@@ -35,7 +38,7 @@ __all__ = ["MOST_CHANGED_LISTED", "ChangedDocument", "ChangedSides", "ComparedPa
            "LabelChanges", "compare_runs"]  # fmt: skip
 
 MOST_SETTINGS = 10
-METRICS = tuple(dict.fromkeys([*LABEL_METRICS, *WRITER_METRICS]))
+METRICS = tuple(dict.fromkeys([*LABEL_METRICS, *WRITER_METRICS, *IMAGE_METRICS]))
 # Of every metric in TESTED_INSTEAD.
 WHY_NOT_TESTED = {
     "roc_auc": "ranks all documents and is not tested in pairs",
@@ -77,9 +80,16 @@ def compare_runs(
     _check_metric(metric)
     place = folder if folder is not None else new_run_folder("compare")
     _check_place(place)
-    contest = _contest(finished_runs(folders), intersection=intersection)
-    _check_metric(metric, contest.metrics)
-    comparison = _compared(contest, metric=metric or contest.runs[0].finished.scores.metric_for_best_model, place=place)
+    finished = finished_runs(folders)
+    metric_or_chosen = metric or finished[0].scores.metric_for_best_model
+    if all(one.info.task == "image-generation" for one in finished):
+        runs = read_image_runs(finished, intersection=intersection)
+        _check_metric(metric, image_metrics(runs))
+        comparison = _compared_images(runs, metric=metric_or_chosen, place=place)
+    else:
+        contest = _contest(finished, intersection=intersection)
+        _check_metric(metric, contest.metrics)
+        comparison = _compared(contest, metric=metric_or_chosen, place=place)
     write_json(place / "comparison.json", comparison)
     return comparison, place
 
@@ -101,6 +111,9 @@ def _check_place(place: Path) -> None:
 
 def _contest(finished: Sequence[FinishedRun], *, intersection: bool) -> Contest:
     """Labels against labels, or texts against texts: those of text-generation and seq2seq compare too."""
+    if any(one.info.task == "image-generation" for one in finished):
+        tasks = listed(dict.fromkeys(one.info.task for one in finished))
+        raise CheckpointError(", ".join(str(one.run.folder) for one in finished), f"have different tasks: {tasks}")
     of_labels = [one.info.task == "text-classification" for one in finished]
     if len({*of_labels}) > 1:
         other = of_labels.index(not of_labels[0])
@@ -134,6 +147,31 @@ def _compared(contest: Contest, *, metric: str, place: Path) -> Comparison:
             *_different_settings(runs),
             *_remarks(contest, groups, metric=metric, tested=tested),
         ],
+    )
+
+
+def _compared_images(runs: Sequence[AlignedRun], *, metric: str, place: Path) -> Comparison:
+    """The scores as the runs have them, the best first; sets of drawn images are not paired."""
+    names, groups = _groups(runs)
+    scores = {run.name: run.finished.scores.splits["test"].scores for run in runs}
+    best_first = 1 if greater_is_better(metric) else -1
+
+    def rank(run: AlignedRun) -> float:
+        found = scores[run.name].get(metric)
+        return -math.inf if found is None or found.value is None else best_first * found.value
+
+    ranked = sorted(runs, key=rank, reverse=True)
+    return Comparison(
+        metric=metric,
+        documents=len(runs[0].ids),
+        groups=None if groups is None else len(np.unique(groups)),
+        left_out=dict.fromkeys(scores, 0),
+        runs=[_compared_run(run, scores[run.name], place=place) for run in ranked],
+        tests=[],
+        changed=[],
+        resamples=0,
+        seed=runs[0].recipe.seed,
+        notes=[*_warnings(runs, names), *image_notes(runs), *_different_settings(runs)],
     )
 
 

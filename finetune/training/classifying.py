@@ -35,7 +35,7 @@ class ClassifierLesson:
         return collate_step(self.task)(rows)
 
     def tokens(self, step: Step) -> int:
-        return sum(len(window) for window in step.windows)
+        return sum(len(window) for window, weight in zip(step.windows, step.weights.tolist(), strict=True) if weight)
 
     def normaliser(self, step: Step) -> float:
         return step.normaliser
@@ -53,15 +53,16 @@ class ClassifierLesson:
         device = next(model.parameters()).device
         batch = pad_windows([step.windows[index] for index in group], pad_id=self.pad_id)
         logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
-        with torch.autocast(device.type, enabled=False):
-            losses = self.task.training_losses(logits.float(), step.targets[group].to(device))
-            return (losses * step.weights[group].to(device)).sum()
+        return self.summed_loss(logits, step, group)
+
+    def summed_loss(self, logits: torch.Tensor, step: Step, group: list[int]) -> torch.Tensor:
+        """The weighted losses of the windows of `group`, whose `logits` (w, c) are given, in one sum."""
+        with torch.autocast(logits.device.type, enabled=False):
+            losses = self.task.training_losses(logits.float(), step.targets[group].to(logits.device))
+            return (losses * step.weights[group].to(logits.device)).sum()
 
     def evaluate(self, model: PreTrainedModel, turn: Turn) -> Mapping[str, float | None]:
-        predictions = self.predictions(model, turn)
-        if predictions.loss is not None and not math.isfinite(predictions.loss):
-            return {"loss": predictions.loss}  # the trainer stops there; no score is made of such numbers
-        return {"loss": predictions.loss, **self.score_validation(predictions)}
+        return validation_scores(self.predictions(model, turn), self.score_validation)
 
     def predictions(self, model: PreTrainedModel, turn: Turn) -> DocumentPredictions:
         """Of all validation documents, on every process."""
@@ -76,3 +77,10 @@ class ClassifierLesson:
                 on_documents=on_documents,
             )
         return part if turn.processes == 1 else gathered(part, documents=len(mine.whole), processes=turn.processes)
+
+
+def validation_scores(predictions: DocumentPredictions, score: ScoreDocuments) -> Mapping[str, float | None]:
+    """Named scores of the validation documents, `loss` among them."""
+    if predictions.loss is not None and not math.isfinite(predictions.loss):
+        return {"loss": predictions.loss}  # the trainer stops there; no score is made of such numbers
+    return {"loss": predictions.loss, **score(predictions)}

@@ -72,6 +72,15 @@ def predict_documents(
     return _joined(parts) if parts else _nothing(labelled=labels is not None, calibrated=temperature != 1.0)
 
 
+def predictions_of_logits(
+    logits: Floats, counts: Ints, *, task: Task, labels: Sequence[Any] | None = None, temperature: float = 1.0
+) -> DocumentPredictions:
+    """The same of logits (w, c) in hand, of documents that have so many windows each, `counts` (n,)."""
+    targets = None if labels is None else task.targets(labels)
+    chunk = _Chunk(logits, np.repeat(np.arange(len(counts)), counts), counts, targets)
+    return _predictions(chunk, task=task, temperature=temperature)
+
+
 def losses_by_temperature(
     model: torch.nn.Module,
     windows: Sequence[list[list[int]]],

@@ -15,7 +15,10 @@ from finetune.progress import Progress
 
 @dataclass(frozen=True)
 class Turn:
-    """One evaluation, as one of several processes makes it. `check` raises when the training was asked to stop."""
+    """One evaluation, as one of several processes makes it. `check` raises when the training was asked to stop.
+
+    `writes`: this is the process that leaves files behind, also where each evaluates everything.
+    """
 
     process: int
     processes: int
@@ -23,6 +26,7 @@ class Turn:
     epoch: float
     progress: Progress
     check: Callable[[], None]
+    writes: bool = True
 
     @contextmanager
     def counting(self, documents: int, what: str) -> Iterator[Callable[[int], None]]:
@@ -52,7 +56,10 @@ class Lesson(Protocol):
 
     @property
     def counters(self) -> dict[str, float]:
-        """What the lesson counts over the whole training; a checkpoint holds it, and it is filled again on resume."""
+        """What the lesson counts over the whole training; a checkpoint holds it, and it is filled again on resume.
+
+        Names that end in `_tokens` are summed over processes; the others are alike on each.
+        """
 
     @property
     def fill_rate(self) -> float | None:
@@ -66,7 +73,7 @@ class Lesson(Protocol):
         """The examples of one optimizer step -> a step."""
 
     def tokens(self, step: Any) -> int:
-        """Tokens of this process's part of the step, without padding."""
+        """Tokens of this process's part of the step, without padding; a part that only stands in has none."""
 
     def normaliser(self, step: Any) -> float:
         """What the step's summed loss is divided by, the same on every process."""

@@ -1,20 +1,23 @@
-"""What a fit is given and what it leaves behind: the contract between the experiment and the trainer."""
+"""What a fit is given and what it leaves behind: the contract between the experiment and whoever trains."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from transformers import PreTrainedModel
 
 from finetune.progress import Progress
-from finetune.recipe_training import Training
+from finetune.recipe_training import AnyTraining, Training
 from finetune.training.checkpoints import Identity
 from finetune.training.lessons import Lesson
 from finetune.training.stopping import StopRequest
 
 OnEvaluation = Callable[[float, Mapping[str, float]], None]
+LessonKind = TypeVar("LessonKind")
+SettingsKind = TypeVar("SettingsKind", bound=AnyTraining)
 
 
 class Pruned(Exception):
@@ -22,15 +25,15 @@ class Pruned(Exception):
 
 
 @dataclass(frozen=True)
-class FitPlan:
+class Plan(Generic[LessonKind, SettingsKind]):
     """Everything a fit needs. The test split is not among it, and never is.
 
     `on_evaluation` is told the epoch and the scores that are defined after each evaluation, by the writing process, and
     may raise Pruned.
     """
 
-    lesson: Lesson
-    settings: Training
+    lesson: LessonKind
+    settings: SettingsKind
     seed: int
     greater_is_better: bool
     checkpoints: Path
@@ -43,6 +46,9 @@ class FitPlan:
     on_evaluation: OnEvaluation | None = None
 
 
+FitPlan = Plan[Lesson, Training]  # what the Trainer fits; the two sides of a game have a plan of their own
+
+
 @dataclass(frozen=True)
 class FitResult:
     """After a fit the model in memory is the best one; `last/` holds the last."""
@@ -52,6 +58,8 @@ class FitResult:
     steps: int
     padding_share: float | None = None
     tokens: int = 0
-    micro_batches: str = "by length"
+    micro_batches: str | None = "by length"
     fill_rate: float | None = None
+    optimizer_bytes: int | None = None
+    peak_bytes: int | None = None
     notes: list[str] = field(default_factory=list)

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
+from finetune.adapters import load_trained, save_trained, trains_part
 from finetune.errors import CheckpointError, TrainingFailed, listed
 from finetune.training.checkpoints import (
     STAGING,
@@ -32,6 +33,8 @@ from finetune.training.checkpoints import (
     sealed_names,
 )
 from finetune.training.plan import FitPlan, Pruned
+
+TOKENS = "_tokens"  # ends the name of a counter that each process fills for its own part
 
 
 class SealedTrainer(Trainer):
@@ -51,10 +54,24 @@ class SealedTrainer(Trainer):
         """The model itself, never its wrapping for several processes."""
         return cast(PreTrainedModel, self.model)
 
+    @property
+    def saves_part(self) -> bool:
+        """Of an adapter, or of a head on a frozen encoder, a checkpoint holds what is trained, and no base."""
+        return trains_part(self.network) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # Weights and configuration only: training_args.bin would be a pickle with secrets in it.
         if self.args.should_save and output_dir is not None:
-            self.network.save_pretrained(output_dir, state_dict=state_dict)
+            if self.saves_part:
+                save_trained(self.network, Path(output_dir))
+            else:
+                self.network.save_pretrained(output_dir, state_dict=state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if self.saves_part:
+            load_trained(self.network, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.plan.checkpoints / STAGING)  # a checkpoint gets its place once it is sealed
@@ -92,16 +109,30 @@ class SealedTrainer(Trainer):
             counters={
                 "loss_sum": float(self.accelerator.gather(self._tr_loss).mean()),
                 "logged_step": self._globalstep_last_logged,
-                "real_tokens": self.real_tokens,
-                "padded_tokens": self.padded_tokens,
                 "seconds": round(time.monotonic() - self.started, 1),
-                **self.plan.lesson.counters,
+                **self.counted(),
             },
         )
 
+    def counted(self) -> dict[str, float]:
+        """What was counted since the training began: tokens over all processes, anything else is alike on each."""
+        mine = {"real_tokens": self.real_tokens, "padded_tokens": self.padded_tokens, **self.plan.lesson.counters}
+        summed = [name for name in mine if name.endswith(TOKENS)]
+        sums = torch.tensor([float(mine[name]) for name in summed], dtype=torch.float64, device=self._counting_device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        return mine | dict(zip(summed, sums.tolist(), strict=True))
+
+    @property
+    def _counting_device(self) -> torch.device:
+        # Apple's GPU has no numbers of 64 bits, and is never one of several.
+        return self.args.device if self.args.world_size > 1 else torch.device("cpu")
+
     def restore(self, standing: Standing) -> None:
         """Count on from where the checkpoint stood, so that history and totals are those of one run."""
-        counters = standing.counters
+        # The first process takes over what all have counted; together they then count it once.
+        others = {name: 0 for name in standing.counters if name.endswith(TOKENS) and self.args.process_index}
+        counters = standing.counters | others
         self._tr_loss += counters["loss_sum"]
         self._globalstep_last_logged = int(counters["logged_step"])
         self.real_tokens, self.padded_tokens = int(counters["real_tokens"]), int(counters["padded_tokens"])
@@ -124,7 +155,8 @@ class SealedTrainer(Trainer):
     def _bytes_to_save(self) -> int:
         states = self.optimizer.state.values() if self.optimizer is not None else ()
         tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
-        return sum(tensor.nbytes for tensor in [*self.network.parameters(), *tensors]) + 100_000  # and a little state
+        weights = [w for w in self.network.parameters() if w.requires_grad or not self.saves_part]
+        return sum(tensor.nbytes for tensor in [*weights, *tensors]) + 100_000  # and a little state
 
     def best_checkpoint(self) -> Path | None:
         step = self.state.best_global_step
@@ -186,7 +218,10 @@ class SealedTrainer(Trainer):
             raise CheckpointError(
                 str(best), what, "--resume trains the best again if an older one is left, else --restart."
             )
-        super()._load_best_model()
+        if best is not None and self.saves_part:
+            load_trained(self.network, best)
+        else:
+            super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # transformers warns of tied weights, which a checkpoint holds once; the seal tells what is really missing.

@@ -40,6 +40,7 @@ from finetune.training.batches import MICRO_BATCH_TOKENS, PASS_COST_TOKENS, Docu
 from finetune.training.checkpoints import Checkpoint
 from finetune.training.company import company
 from finetune.training.lessons import Turn
+from finetune.training.memory import optimizer_bytes, peak_bytes
 from finetune.training.plan import FitPlan, FitResult
 from finetune.training.sealed_trainer import SealedTrainer
 from finetune.training.streamed import StreamedTable
@@ -337,6 +338,8 @@ def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = No
         tokens=int(counted["real_tokens"]),
         micro_batches="plain" if trainer.whole_batches else plan.lesson.micro_batches,
         fill_rate=plan.lesson.fill_rate,
+        optimizer_bytes=optimizer_bytes(trainer.optimizer),
+        peak_bytes=peak_bytes(arguments.device),
         notes=notes,
     )
 

@@ -108,7 +108,7 @@ class WriterLesson:
         )
 
     def tokens(self, step: TextStep) -> int:
-        return sum(map(tokens_of, step.examples))
+        return sum(map(tokens_of, step.examples)) if step.weight else 0
 
     def normaliser(self, step: TextStep) -> float:
         return step.normaliser
