@@ -4,7 +4,10 @@ Each case trains a few steps in a process of its own, on texts as long as its wi
 memory that the process had in use. From it is taken what the process held before the model was built: libraries and
 data. What is left is weights, gradients, optimizer and activations, which is what the estimate adds up.
 
-    python benchmarks/memory_estimate.py [--quick] [--output FILE]
+The processes run with MALLOC_MMAP_THRESHOLD_=65536, so that glibc gives back what is freed. Without it the heap keeps
+holes between tensors that nobody can reckon (--heap shows them).
+
+    python benchmarks/memory_estimate.py [--quick] [--heap] [--output FILE]
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from machine import describe_machine
 
 WORDS = 400
 STEPS = 3
@@ -39,7 +44,7 @@ def cases(sizes: Json) -> dict[str, Json]:
     return {
         "classifier, full": classifier,
         "classifier, no dropout": {"task": "text-classification", "model": encoder | {"attention_dropout": 0.0}},
-        "classifier, checkpointing": classifier | {"extra": {"gradient_checkpointing": True}},
+        "classifier, checkpointing": classifier | {"extra": {"activation_checkpointing": True}},
         "classifier, lora": {"task": "text-classification", "base": True, "adapter": {"kind": "lora", "r": 16}},
         "writer, full": {"task": "text-generation", "model": decoder},
     }
@@ -85,7 +90,7 @@ def measured(recipe: str, save: Path | None) -> Json:
 
 
 def fitted(loaded: Any, name: str, save: Path | None) -> int:
-    """Train as `finetune train` does, without scoring; returns bytes at the peak beyond those before, model included."""
+    """Train as `finetune train` does, without scoring; returns bytes at the peak beyond those before the model."""
     from finetune.branches import build_learner, fit, prepare
     from finetune.experiment import _fit_plan
     from finetune.progress import SILENT
@@ -122,6 +127,7 @@ def memory(field: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smaller model")
+    parser.add_argument("--heap", action="store_true", help="with glibc's own thresholds")
     parser.add_argument("--output", type=Path, help="also write the numbers as JSON")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -130,6 +136,7 @@ def main() -> int:
         Path(output).write_text(json.dumps(measured(recipe, Path(save) if save else None)), encoding="utf-8")
         os._exit(0)
     found: dict[str, Json] = {}
+    own = {} if arguments.heap else {"MALLOC_MMAP_THRESHOLD_": "65536"}
     with tempfile.TemporaryDirectory() as place:
         base = Path(place) / "base"
         for number, (name, case) in enumerate(cases(SMALL if arguments.quick else SIZES).items()):
@@ -137,13 +144,14 @@ def main() -> int:
             folder.mkdir()
             recipe, output = recipe_of(case, folder, base), folder / "out.json"
             words = [recipe, str(base) if number == 0 else "", str(output)]
-            subprocess.run([sys.executable, __file__, "--case", *words], check=True)
+            subprocess.run([sys.executable, __file__, "--case", *words], check=True, env=os.environ | own)
             found[name] = json.loads(output.read_text(encoding="utf-8"))
             row = found[name]
             reckoned, taken = row["estimate"] / 1e6, row["measured"] / 1e6
             print(f"{name:<28}{reckoned:8.0f} MB reckoned{taken:8.0f} MB measured{reckoned / taken:7.2f}", flush=True)
     if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        told = {**describe_machine(), "heap": arguments.heap, "bytes": found}
+        arguments.output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return 0 if all(abs(row["estimate"] / row["measured"] - 1) <= ALLOWED for row in found.values()) else 1
 
 

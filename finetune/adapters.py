@@ -39,8 +39,15 @@ LINEAR = (torch.nn.Linear, Conv1D)
 LOW_RATE = 1e-4
 
 
+def adapt(model: PreTrainedModel, settings: Adapter, *, new: Sequence[str] = (), seed: int) -> list[str]:
+    """Leave to training what the section `adapter` says, in place; see `wrap` and `freeze`."""
+    if settings.is_low_rank:
+        return wrap(model, settings, new=new, seed=seed)
+    return freeze(model, new=new) if settings.kind == "frozen" else []
+
+
 def wrap(model: PreTrainedModel, settings: Adapter, *, new: Sequence[str] = (), seed: int) -> list[str]:
-    """Freeze `model` and put the matrices into it, in place; returns notes. Other kinds than low-rank: see `freeze`.
+    """Freeze `model` and put the matrices of lora, dora or qlora into it, in place; returns notes.
 
     `new` are the tensors that the stored model lacks: the modules they belong to are trained whole, as are a head and
     embeddings that were made larger. The matrices depend on `seed` alone, and change no output before they are trained.

@@ -89,7 +89,9 @@ def _parser() -> _Parser:
     made.add_argument("--output", metavar="DIR", help="where the model goes (default: merged/ of the run)")
     made.add_argument("--force", action="store_true", help="replace DIR when an earlier model is there")
     verb("schema", verbs.schema, "print the JSON schema of a recipe")
-    verb("doctor", verbs.doctor, "versions, devices, Hub and cache, disk")
+    made = verb("doctor", verbs.doctor, "versions, devices, Hub and cache, disk; of a recipe also the memory it takes")
+    made.add_argument("target", nargs="?", metavar="RECIPE", help="reckon the memory that its training takes")
+    made.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="recipe settings")
     return parser
 
 

@@ -110,14 +110,16 @@ def write_augmentation(target: Path, request: AugmentRequest, folder: Path, *, p
         if prepared is not None:
             drawn = np.concatenate(kept)
             classes = np.array([prepared.labels.names.index(names[place % len(names)]) for place in range(len(drawn))])
-            measured = measure(prepared, drawn, classes, seeds=request.measured_seeds, run=Run(target), bar=progress)
+            measured = measure(
+                prepared, drawn, classes, seeds=request.measured_seeds, run=Run(target), progress=progress
+            )
             record = record.model_copy(update={"measured": measured})
         write_json(staging / AUGMENTATION_RECORD, record)
     return record
 
 
 def measure(
-    prepared: PreparedImages, drawn: Pixels, drawn_labels: Labels, *, seeds: int, run: Run, bar: Progress
+    prepared: PreparedImages, drawn: Pixels, drawn_labels: Labels, *, seeds: int, run: Run, progress: Progress
 ) -> Measured:
     """Classifiers with and without the drawn images (N, C, S, S) on the test split, whose opening is recorded."""
     train, test = prepared.splits["train"], prepared.splits["test"]
@@ -125,12 +127,12 @@ def measure(
     run.record_test_opening(by="augment --measure", documents=len(test))
     together = np.concatenate([np.asarray(train.pixels), drawn]), np.concatenate([labels, drawn_labels])
     answers: dict[str, list[Labels]] = {"without": [], "with": []}
-    with bar.bar(total=2 * seeds, desc="measuring", unit="classifier") as shown:
+    with progress.bar(total=2 * seeds, desc="measuring", unit="classifier") as bar:
         for seed in range(seeds):
             for side, (pixels, wanted) in (("without", (train.pixels, labels)), ("with", together)):
                 judge = train_judge(pixels, wanted, classes=classes, seed=seed)
                 answers[side].append(judge.classes(test.pixels))
-                shown.update(1)
+                bar.update(1)
     with_, without = (Judged(np.concatenate(answers[side])) for side in ("with", "without"))
     families = prepared.families.get("test", np.arange(len(test)))
     return Measured(
@@ -167,7 +169,7 @@ def augmentation_lines(record: Augmentation, folder: Path) -> list[str]:
     p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.3f}"
     verdict = {
         "better": "A small classifier does better on test with them",
-        "worse": "A small classifier does WORSE on test with them: leave them out",
+        "worse": "A small classifier does WORSE on test with them, so leave them out",
         "open": "Whether a small classifier gains by them cannot be told",
     }[found.verdict]
     seeds = f"mean of {len(found.trials)} seeds" if len(found.trials) > 1 else "one seed"

@@ -150,7 +150,7 @@ def asking_of(loaded: LoadedRecipe, prepared: PreparedImages) -> Asking | None:
         return None
     if image.condition == "label":
         assert table.labels is not None  # the preparation sees to it
-        return Asking(table.labels[:, None], list(names))
+        return Asking(table.labels[:, None])
     if table.captions is not None:
         words, rows = np.unique(np.array(table.captions, dtype=object), return_inverse=True)
         texts, choices = [str(word) for word in words], rows.reshape(-1, 1).astype(np.int64)
@@ -160,7 +160,7 @@ def asking_of(loaded: LoadedRecipe, prepared: PreparedImages) -> Asking | None:
         several = len(image.captions)
         choices = table.labels[:, None] * several + np.arange(several)
     embedded = embed_texts(texts, encoder_name=image.text_encoder, base=loaded.base)
-    return Asking(choices, texts, torch.from_numpy(embedded))
+    return Asking(choices, torch.from_numpy(embedded))
 
 
 def saved_rules(kind: ImageKind, folder: ModelFolder | None) -> Adversary:

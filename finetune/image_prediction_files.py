@@ -21,6 +21,7 @@ from finetune.progress import Progress
 from finetune.recipe_image import ImageData
 from finetune.runs import disk_faults, write_json, write_json_lines
 
+DECIMALS = 6
 MOST_IN_A_GRID = 64
 PAIRS_ACROSS = 4  # an original and its reconstruction side by side
 
@@ -33,20 +34,16 @@ class Looked:
     pixels: Pixels
     scores: ImageScores
     latents: Latents | None
+    condition: str
 
     def rows(self) -> list[Row]:
-        """One a image: its name, what it was taken for, and its scores."""
-        asked: list[Row] = (
-            [{"asked": each} for each in self.scores.asked] if self.scores.asked else [{}] * len(self.names)
-        )
-        return [
-            {
-                "image": name,
-                **what,
-                **{key: round(float(values[place]), 6) for key, values in self.scores.columns.items()},
-            }
-            for place, (name, what) in enumerate(zip(self.names, asked, strict=True))
-        ]
+        """One an image: its name, the label or caption it was scored under, and its scores."""
+        rows: list[Row] = [{"image": name} for name in self.names]
+        for place, row in enumerate(rows):
+            if self.scores.asked is not None:
+                row[self.condition] = self.scores.asked[place]
+            row |= {name: round(float(values[place]), DECIMALS) for name, values in self.scores.columns.items()}
+        return rows
 
 
 def predict_images(
@@ -71,7 +68,7 @@ def predict_images(
     progress.say(f"scoring {len(names):,} images")
     scores = predictor.score(pixels, asked)
     latents = predictor.encode(pixels, scores.asked) if predictor.settings.kind == "vae" and output else None
-    looked = Looked(names, pixels, scores, latents)
+    looked = Looked(names, pixels, scores, latents, image.condition)
     if output is None:
         return looked.rows()
     if output.suffix:
@@ -97,7 +94,7 @@ def _write_table(output: Path, looked: Looked) -> None:
     rows, latents = looked.rows(), looked.latents
     if output.suffix == ".jsonl":
         more = (
-            [{"latent": [round(float(x), 6) for x in row]} for row in latents]
+            [{"latent": [round(float(x), DECIMALS) for x in row]} for row in latents]
             if latents is not None
             else [{}] * len(rows)
         )
@@ -105,7 +102,8 @@ def _write_table(output: Path, looked: Looked) -> None:
         return
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
     if latents is not None:
-        columns |= {f"latent_{number}": [float(x) for x in latents[:, number]] for number in range(latents.shape[1])}
+        rounded = latents.astype(float).round(DECIMALS)
+        columns |= {f"latent_{number}": rounded[:, number].tolist() for number in range(latents.shape[1])}
     write_columns(output, columns)
 
 

@@ -35,7 +35,7 @@ from finetune.hub_models import find_model
 from finetune.models import build_classifier
 from finetune.pretrained import ATTENTION_DROPOUT_FIELDS, quiet, read_config, set_attention_dropout
 from finetune.processes import process_count
-from finetune.recipe import ClassifierRecipe, Seq2SeqRecipe, TextRecipe
+from finetune.recipe import ClassifierRecipe, Seq2SeqRecipe, WriterRecipe
 from finetune.recipe_adapter import LOW_RANK, Adapter, AdapterKind
 from finetune.recipe_file import LoadedRecipe
 from finetune.recipe_training import Training
@@ -45,6 +45,7 @@ from finetune.training.token_losses import FEWEST_TOKENS_AT_A_TIME, LOGITS_AT_A_
 from finetune.writers import build_writer
 
 Device = Literal["cpu", "cuda"]
+ReckonedRecipe = ClassifierRecipe | WriterRecipe
 # Of optimizer state for each trained weight; adafactor keeps one number a row and a column.
 STATE_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "sgd": 0}
 FOUR_BITS = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -79,13 +80,13 @@ def estimate_memory(
     Raises RecipeError for image-generation, and ModelError where the model cannot be found.
     """
     recipe = loaded.recipe
-    if not isinstance(recipe, TextRecipe):
+    if not isinstance(recipe, ClassifierRecipe | WriterRecipe):
         raise RecipeError(loaded.where("task"), f"memory is not estimated for {recipe.task}")
     own = recipe.adapter.kind
     others: list[AdapterKind] = ["none", "lora", "qlora"] if device == "cuda" else ["none", "lora"]
     if recipe.model.from_scratch is not None:
         others = ["none"]
-    chosen = list(dict.fromkeys([cast(AdapterKind, own), *others])) if ways is None else list(ways)
+    chosen = list(dict.fromkeys([own, *others])) if ways is None else list(ways)
     return [_estimate(loaded, recipe, way, device) for way in chosen]
 
 
@@ -103,8 +104,8 @@ def render_memory(estimates: Sequence[MemoryEstimate]) -> list[str]:
     return lines
 
 
-def _estimate(loaded: LoadedRecipe, recipe: TextRecipe, way: AdapterKind, device: Device) -> MemoryEstimate:
-    settings = cast(Training, recipe.training)
+def _estimate(loaded: LoadedRecipe, recipe: ReckonedRecipe, way: AdapterKind, device: Device) -> MemoryEstimate:
+    settings = recipe.training
     adapter = recipe.adapter if recipe.adapter.kind == way else Adapter.model_validate({"kind": way})
     with quiet(), torch.device("meta"):
         model = _network(loaded, recipe, device)
@@ -132,7 +133,7 @@ def _estimate(loaded: LoadedRecipe, recipe: TextRecipe, way: AdapterKind, device
 
 
 def _become_fake(model: torch.nn.Module) -> None:
-    """From tensors that are nowhere to tensors that behave as if they were on the CPU, whose kernels then are chosen."""
+    """From tensors that are nowhere to tensors that behave as if they were on the CPU, with its kernels."""
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():
         for name, weight in module._parameters.items():
@@ -158,7 +159,7 @@ class _Tokens:
         return self._count
 
 
-def _network(loaded: LoadedRecipe, recipe: TextRecipe, device: Device) -> PreTrainedModel:
+def _network(loaded: LoadedRecipe, recipe: ReckonedRecipe, device: Device) -> PreTrainedModel:
     """The network of a recipe on fake tensors."""
     kind: Literal["seq2seq", "causal"] = "seq2seq" if isinstance(recipe, Seq2SeqRecipe) else "causal"
     section = recipe.model.from_scratch
@@ -181,13 +182,13 @@ def _network(loaded: LoadedRecipe, recipe: TextRecipe, device: Device) -> PreTra
     if rate is not None and any(hasattr(config, name) for name in ATTENTION_DROPOUT_FIELDS):
         set_attention_dropout(config, rate)
     auto = AutoModelForSequenceClassification if isinstance(recipe, ClassifierRecipe) else WRITERS[kind]
-    network = cast(PreTrainedModel, auto.from_config(config, dtype=torch.float32))  # type: ignore[no-untyped-call]
+    network = cast(PreTrainedModel, auto.from_config(config, dtype=torch.float32))
     if not isinstance(recipe, ClassifierRecipe):
         fuse_gelu(network)
     return network
 
 
-def _activations(model: PreTrainedModel, recipe: TextRecipe, settings: Training, device: Device) -> int:
+def _activations(model: PreTrainedModel, recipe: ReckonedRecipe, settings: Training, device: Device) -> int:
     """Bytes that autograd saves of the largest micro-batch, all of its sequences being as long as the recipe allows."""
     tokens = settings.tokens_per_micro_batch or MICRO_BATCH_TOKENS[device]
     longest = _longest(model, recipe)
@@ -217,7 +218,7 @@ def _activations(model: PreTrainedModel, recipe: TextRecipe, settings: Training,
     return everything + _logits(model, recipe, rows * longest, device)
 
 
-def _forward(model: PreTrainedModel, recipe: TextRecipe, rows: int, longest: int) -> Any:
+def _forward(model: PreTrainedModel, recipe: ReckonedRecipe, rows: int, longest: int) -> Any:
     if isinstance(recipe, Seq2SeqRecipe):
         half = max(1, longest // 2)
         ids = torch.zeros(rows, half, dtype=torch.long)
@@ -228,7 +229,7 @@ def _forward(model: PreTrainedModel, recipe: TextRecipe, rows: int, longest: int
     return model.base_model(input_ids=ids, use_cache=False)
 
 
-def _longest(model: PreTrainedModel, recipe: TextRecipe) -> int:
+def _longest(model: PreTrainedModel, recipe: ReckonedRecipe) -> int:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(min(recipe.windows.max_tokens, limit or recipe.windows.max_tokens))
 
@@ -237,7 +238,7 @@ def _width(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().hidden_size)
 
 
-def _logits(model: PreTrainedModel, recipe: TextRecipe, tokens: int, device: Device) -> int:
+def _logits(model: PreTrainedModel, recipe: ReckonedRecipe, tokens: int, device: Device) -> int:
     """Of a writer: logits of some tokens at a time and their gradient, as token_losses.py makes them."""
     if isinstance(recipe, ClassifierRecipe):
         return 0

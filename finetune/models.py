@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from finetune.adapter_base import adapter_kind, find_base
-from finetune.adapters import freeze, put_adapter, wrap
+from finetune.adapters import adapt, put_adapter
 from finetune.errors import ModelError, listed
 from finetune.model_folder import HEAD_TENSORS, ModelFolder, check_adapter_folder, check_model_folder, is_adapter_folder
 from finetune.pretrained import (
@@ -89,10 +89,7 @@ def build_classifier(
         notes.append(
             f"classifier head is kept: its labels were {listed(old_names)}, they are now {listed(label_names)}"
         )
-    if adapter.is_low_rank:
-        notes += wrap(network, adapter, new=missing, seed=seed)
-    elif adapter.kind == "frozen":
-        notes += freeze(network, new=missing)
+    notes += adapt(network, adapter, new=missing, seed=seed)
     return network, notes + stored_precision(folder.path)
 
 

@@ -93,9 +93,9 @@ def tell_launcher(message: str) -> None:
     """The launcher prints this beside the number of the process that ended first. Its format is torch's."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        said = {"message": message, "timestamp": str(int(time.time()))}
+        told = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
         with contextlib.suppress(OSError), open(file, "x", encoding="utf-8") as handle:
-            json.dump(said, handle)
+            json.dump({"message": told}, handle)
 
 
 def _yes(environment: Mapping[str, str], name: str) -> bool:

@@ -242,7 +242,7 @@ class Samples(RunFile):
 
 
 class ShownNeighbour(RunFile):
-    """A drawn image of figures/nearest.png, from the left, and the training image below it; `asked` is what it shows."""
+    """A drawn image of figures/nearest.png, from the left, and the training image below; `asked` is what it shows."""
 
     asked: str | None = None
     nearest: str

@@ -219,9 +219,11 @@ def schema(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    from finetune.doctor import examine, render, to_json
+    # A faulty recipe is refused before the machine is looked at.
+    loaded = load_recipe(Path(arguments.target).expanduser(), arguments.overrides) if arguments.target else None
+    from finetune.doctor import examine, examine_memory, render, to_json
 
-    checks = examine()
+    checks = [*examine(), *(examine_memory(loaded) if loaded is not None else [])]
     write(sys.stdout, to_json(checks) if arguments.json else render(checks))
     return 5 if any(check.ok is False for check in checks) else 0
 

@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from finetune.adapter_base import adapter_kind, find_base
-from finetune.adapters import put_adapter, wrap
+from finetune.adapters import adapt, put_adapter
 from finetune.errors import ModelError, listed
 from finetune.model_folder import HEAD_TENSORS, ModelFolder, check_adapter_folder, check_model_folder, is_adapter_folder
 from finetune.pretrained import (
@@ -91,8 +91,7 @@ def build_writer(
     if kind == "seq2seq":
         _settle_decoder_start(folder.path, network, tokenizer)
     notes += _settle_generation(network, tokenizer)
-    if adapter.is_low_rank:
-        notes += wrap(network, adapter, seed=seed)
+    notes += adapt(network, adapter, seed=seed)
     return network, notes + stored_precision(folder.path)
 
 

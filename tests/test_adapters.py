@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from tiny_fits import tiny_bert, tiny_documents, tiny_plan
 from tiny_models import (
@@ -47,6 +47,8 @@ from finetune.pretrained import _four_bits
 from finetune.recipe_adapter import Adapter
 from finetune.recipe_file import check_recipe
 from finetune.recipe_model import EncoderModel, Model
+from finetune.scores.fit_advice import _higher_rate
+from finetune.scores.fit_course import FitSettings, fit_settings
 from finetune.training.checkpoints import newest_checkpoint
 from finetune.training.plan import FitPlan
 from finetune.training.trainer import fit
@@ -464,3 +466,40 @@ def test_without_a_gpu_a_four_bit_adapter_lies_on_the_whole_base(tmp_path: Path)
     shake(model)
     folder = saved(model, tokenizer, tmp_path / "best", base=base, kind="qlora")
     assert torch.equal(logits(load(folder, "bert")), logits(model))
+
+
+# ---- beside the rest
+
+
+def test_a_save_never_asks_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*asked: Any, **named: Any) -> None:
+        raise AssertionError(f"the Hub was asked for {asked}")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", refuse)
+    base = tiny_bert_folder(tmp_path / "base")
+    model, tokenizer, _ = adapted(base, "bert", Adapter(kind="lora"))
+    with pytest.raises(AssertionError, match="owner/model"):  # what peft itself would do
+        model.peft_config["default"].base_model_name_or_path = "owner/model"  # type: ignore[index]
+        get_peft_model_state_dict(model)
+    on_hub = Base("owner/model", "0" * 40, "0" * 64)
+    save_with_settings(model, tokenizer, tmp_path / "best", settings={"adapter": {"kind": "lora"}}, base=on_hub)
+    told = json.loads((tmp_path / "best" / "adapter_config.json").read_text())
+    assert (told["base_model_name_or_path"], told["revision"]) == ("owner/model", "0" * 40)
+
+
+def test_advice_after_a_fit_goes_by_what_is_trained() -> None:
+    def settings(kind: str) -> FitSettings:
+        made = recipe(adapter={"kind": kind}, training={"learning_rate": 2e-5})
+        return fit_settings(
+            made, training_documents=500, validation_documents=100, chance_loss=1.0, stopped_early=False
+        )
+
+    rates = {kind: dict(_higher_rate(settings(kind))) for kind in ("none", "lora", "frozen")}
+    assert not settings("frozen").has_attention_dropout  # the recipe would refuse it
+    assert [float(next(iter(rates[kind])).split("=")[1]) for kind in ("lora", "frozen")] == [3.2e-4, 3.2e-3]
+    assert float(next(iter(rates["none"]))[len("training.learning_rate=") :]) < 1e-4
+
+
+def test_an_adapter_can_be_searched() -> None:
+    space = {"adapter.r": [4, 8], "adapter.dropout": {"low": 0.0, "high": 0.3}, "adapter.kind": ["lora", "dora"]}
+    assert recipe(adapter={"kind": "lora"}, search={"space": space, "trials": 3}).search is not None

@@ -175,3 +175,28 @@ def test_padding_is_masked() -> None:
 
 def test_numpy_lengths_are_taken_too() -> None:
     assert cut_micro_batches(np.array([3, 9, 3]), budget_tokens=9, pass_cost_tokens=0) == [[1], [0, 2]]
+
+
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=40), processes=st.integers(2, 4))
+def test_processes_get_about_as_many_tokens_of_a_step(lengths: list[int], processes: int) -> None:
+    """Longest first to whoever has least."""
+    tokens = np.array(lengths)
+    loads, seen = [], []
+    for process in range(processes):
+        sampler = DocumentSampler(
+            documents=len(lengths), per_step=len(lengths), seed=3, process=process, processes=processes,
+            lengths=lambda: tokens,
+        )  # fmt: skip
+        (draws,) = list(sampler)
+        mine = [document for document, role in draws if role == "mine"]
+        assert mine or draws[0][1] == "stand-in"
+        loads.append(int(tokens[mine].sum()))
+        seen += mine
+    assert sorted(seen) == list(range(len(lengths)))
+    # What no rule that gives to whoever has least can exceed (Graham 1966); dealing round by round does.
+    assert max(loads) <= sum(lengths) / processes + (1 - 1 / processes) * max(lengths) + 1e-9
+
+
+def test_lengths_are_those_of_all_windows_of_a_document() -> None:
+    table = DocumentTable([{"windows": [[1, 2], [3]]}, {"windows": [[4]]}], labels=[0, 1])
+    assert table.lengths().tolist() == [3, 1]

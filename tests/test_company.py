@@ -247,14 +247,14 @@ def test_one_alone_needs_nobody() -> None:
 
 def test_the_launcher_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """torch prints the message of this file beside the number of the process."""
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     file = tmp_path / "error.json"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
     tell_launcher("data.csv: no such file")
     tell_launcher("a second word does not replace the first")
     failure = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file=str(file))
-    assert failure.message == "data.csv: no such file"
+    assert "data.csv: no such file\n" in ChildFailedError("finetune", {1: failure}).format_msg()
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])

@@ -74,7 +74,11 @@ def test_the_card_names_the_base_and_loads_with_peft(classifier: Run) -> None:
     write_report(classifier.folder)
     card = (classifier.best / "README.md").read_text(encoding="utf-8")
     assert "library_name: peft" in card and "an adapter (lora) of a local model" in card
-    assert "With peft and transformers" in card and str(classifier.folder.parent) not in card
+    assert (
+        "| `adapter.r` | 4 |" in card
+        and "With peft and transformers" in card
+        and str(classifier.folder.parent) not in card
+    )
     code = card.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
     names = {"PATH_OR_NAME": str(classifier.best), "PATH_OF_BASE": str(classifier.folder.parent / "base")}

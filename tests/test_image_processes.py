@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,8 @@ def played(folder: Path, rank: int, kind: str) -> dict[str, Any]:
     return seen
 
 
-@pytest.fixture(scope="module", params=["gan", "style"])
-def both(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp(request.param)
+def run_two(folder: Path, words: Callable[[int], list[str]]) -> None:
+    """Two processes of Python, joined, each with the words of its rank; both end well."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -74,9 +74,8 @@ def both(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     for rank in range(2):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
         joined = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, __file__, str(folder), str(rank), request.param]
-        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        processes.append(subprocess.Popen(command, env=os.environ | own | joined, **pipes))
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": folder}
+        processes.append(subprocess.Popen([sys.executable, *words(rank)], env=os.environ | own | joined, **pipes))
     try:
         said = [process.communicate(timeout=SECONDS_ALLOWED)[0] for process in processes]
     finally:
@@ -84,6 +83,12 @@ def both(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
             process.kill()
             process.wait()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+
+
+@pytest.fixture(scope="module", params=["gan", "style"])
+def both(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp(request.param)
+    run_two(folder, lambda rank: [str(Path(__file__).resolve()), str(folder), str(rank), request.param])
     return folder, [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -144,6 +149,21 @@ def test_one_process_writes_and_both_resume(both: tuple[Path, list[dict[str, Any
     assert [row["step"] for row in rows if "eval_kernel_distance" in row] == [3, 6, 9]
     assert difference(first["resumed"], second["resumed"]) == 0.0
     assert difference(first["resumed"], first["end"]) == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gan", "vae"])
+def test_the_command_trains_with_two_processes(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them draws and scores, and the other goes by what it found."""
+    from test_image_experiment import read, write_recipe
+
+    monkeypatch.chdir(tmp_path)
+    write_recipe(kind, training={"per_device_train_batch_size": 8})
+    run_two(tmp_path, lambda rank: ["-m", "finetune", "train", "recipe.yaml", "--run", "run", "--quiet"])
+    info = read("run/run.json")
+    assert (info["status"], info["processes"], info["steps"]) == ("complete", 2, 6)
+    assert [read(f"run/samples/{epoch}/images.json")["count"] for epoch in (1, 2)] == [20, 20]
+    assert len((tmp_path / "run" / "test_openings.jsonl").read_text(encoding="utf-8").splitlines()) == 1
 
 
 if __name__ == "__main__":

@@ -14,7 +14,13 @@ from PIL import Image
 from tiny_drawers import LABELS, tiny_drawer
 
 from finetune.cli import main
+from finetune.data.image_prepare import ImageTable, PreparedImages
+from finetune.data.labels import LabelMap
+from finetune.image_augmenting import Augmentation, augmentation_lines, measure
 from finetune.image_predictor import Asked, ImagePredictor, spherical
+from finetune.progress import SILENT
+from finetune.run_files import RunInfo
+from finetune.runs import Run, write_json
 
 KINDS = ("vae", "gan", "style")
 
@@ -303,7 +309,7 @@ def test_without_a_label_the_likeliest_is_named(drawers: dict[str, Path], capsys
     for place, row in enumerate(told[None]):
         best = max(LABELS, key=lambda label: told[label][place]["elbo"])
         assert row == told[best][place]
-        assert row["asked"] == best
+        assert row["label"] == best
 
 
 @pytest.mark.parametrize(
@@ -388,3 +394,89 @@ def test_what_augment_refuses(
     assert run("augment", drawers[model], *words, "--output", "more") == 2
     assert message in capsys.readouterr().err
     assert not list(Path().iterdir())
+
+
+class Pretended:
+    """A judge that gets the first `right` of every ten images right."""
+
+    def __init__(self, right: int) -> None:
+        self.right = right
+
+    def classes(self, images: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(len(images)) % 10 < self.right, 1, 0)
+
+
+def prepared_of(images: int) -> PreparedImages:
+    """Every image shows class 1, `dog`."""
+
+    def table(count: int) -> ImageTable:
+        labels = np.ones(count, dtype=np.int64)
+        ids = [f"i{number}" for number in range(count)]
+        return ImageTable(np.zeros((count, 1, 8, 8), np.uint8), labels, None, ids, [None] * count)
+
+    splits = {"train": table(7), "validation": table(2), "test": table(images)}
+    families = {name: np.arange(len(each)) for name, each in splits.items()}
+    return PreparedImages(splits, LabelMap(names=("cat", "dog")), families, "f" * 64, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("with_drawn", "verdict", "said"),
+    [
+        (9, "better", "A small classifier does better on test with them: accuracy 0.900 with, 0.600 without"),
+        (3, "worse", "A small classifier does WORSE on test with them, so leave them out: accuracy 0.300"),
+        (6, "open", "Whether a small classifier gains by them cannot be told: accuracy 0.600"),
+    ],
+)
+def test_worth_is_what_the_paired_test_says(
+    with_drawn: int, verdict: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def train_judge(images: np.ndarray, labels: np.ndarray, *, classes: int, seed: int) -> Pretended:
+        assert len(images) == len(labels)
+        assert classes == 2
+        seen.append((len(images), seed))
+        return Pretended(with_drawn if len(images) > 7 else 6)
+
+    monkeypatch.setattr("finetune.image_augmenting.train_judge", train_judge)
+    run_, drawn = Run(tmp_path), np.zeros((5, 1, 8, 8), np.uint8)
+    found = measure(prepared_of(40), drawn, np.ones(5, dtype=np.int64), seeds=2, run=run_, progress=SILENT)
+    assert seen == [(7, 0), (12, 0), (7, 1), (12, 1)], "the same seeds on both sides"
+    assert found.verdict == verdict
+    assert [(trial.without, trial.with_generated) for trial in found.trials] == [(0.6, with_drawn / 10)] * 2
+    assert found.test.groups == 40, "a test image with all its answers is one unit"
+    assert found.test.documents == 80
+    openings = [json.loads(line) for line in run_.test_openings.read_text(encoding="utf-8").splitlines()]
+    assert [opening["by"] for opening in openings] == ["augment --measure"]
+    images = {"cat": 3, "dog": 2}
+    record = Augmentation(
+        run="r", model="gan", weights_sha256=None, seed=0, truncation=1.0, images=images, measured=found
+    )  # fmt: skip
+    lines = augmentation_lines(Augmentation.model_validate_json(record.model_dump_json()), Path("more"))
+    assert lines[0] == "5 generated images of 2 labels are in more"
+    assert lines[1].startswith(said)
+
+
+def test_augment_measures_a_run_on_its_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    tiny_drawer(folder / "best", kind="gan", condition="label", labels=("cat", "dog"))
+    (folder / "recipe.yaml").write_text("task: image-generation\ndata: {source: 'builtin:digits'}\n", encoding="utf-8")
+    info = RunInfo(status="complete", task="image-generation", started="2026-01-02", versions={}, git_revision=None,
+                   platform="Linux", seed=0, data_fingerprint="f" * 64)  # fmt: skip
+    write_json(folder / "run.json", info)
+    labels_taught: list[list[int]] = []
+
+    def train_judge(images: np.ndarray, labels: np.ndarray, *, classes: int, seed: int) -> Pretended:
+        labels_taught.append(list(labels))
+        return Pretended(6)
+
+    monkeypatch.setattr("finetune.image_augmenting.train_judge", train_judge)
+    monkeypatch.setattr("finetune.image_augmenting.prepare_images", lambda loaded, *, progress: prepared_of(20))
+    words = ("augment", folder, "--count", 4, "--measure", "--seeds", 1, "--output", "more")
+    assert run(*words) == 0
+    assert labels_taught == [[1] * 7, [1] * 7 + [0, 1, 0, 1]]
+    record = json.loads(Path("more/augmentation.json").read_text(encoding="utf-8"))
+    assert record["measured"]["generated_images"] == 4
+    write_json(folder / "run.json", info.model_copy(update={"data_fingerprint": "0" * 64}))
+    assert run(*words, "--force") == 2
+    assert json.loads(Path("more/augmentation.json").read_text(encoding="utf-8")) == record

@@ -160,6 +160,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "training/checkpoints.py",
         "training/memory.py",
         "training/plan.py",
+        "training/sharded.py",
         "training/sealed_trainer.py",
         "image/losses.py",
         "image/augment.py",

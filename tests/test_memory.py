@@ -100,7 +100,7 @@ def test_what_makes_it_smaller(tmp_path: Path) -> None:
     thrifty = only(recipe(tmp_path, training=TRAINING | {"optim": "adafactor"}))
     assert 0 < thrifty.optimizer < full.optimizer / 10
     half = only(recipe(tmp_path, training=TRAINING | {"bf16": True}))
-    assert half.activations < full.activations * 0.8
+    assert half.activations < full.activations * 0.95  # what attention and norms keep stays in four bytes
     assert half.weights > full.weights, "autocast keeps a copy in two bytes"
 
 
@@ -113,9 +113,9 @@ def test_an_adapter_trains_little_and_four_bits_are_an_eighth(tmp_path: Path) ->
         only(named, device="cuda", way="lora"),
         only(named, device="cuda", way="qlora"),
     )
-    # Two layers of q, k, v, o (32 x 32) and two of the feed-forward part (32 x 64): r (in + out); the head is whole.
-    linear, pooler_and_head = 2 * (4 * (32 + 32) + 2 * (32 + 64)), 32 * 32 + 32 + 2 * 32 + 2
-    assert lora.trained in (16 * linear + pooler_and_head, 16 * (linear + 64) + 2 * 32 + 2)
+    # r (in + out) for q, k, v, o (32 x 32) and the feed-forward part (32 x 64) of two layers, and for the pooler;
+    # the head (2 x 32 + 2) is trained whole.
+    assert lora.trained == 16 * (2 * (4 * (32 + 32) + 2 * (32 + 64)) + (32 + 32)) + 2 * 32 + 2
     assert lora.gradients == 4 * lora.trained
     assert lora.optimizer == 8 * lora.trained
     body = 2 * (4 * 32 * 32 + 2 * 32 * 64)
@@ -162,9 +162,6 @@ def test_lines_for_a_reader(tmp_path: Path) -> None:
 
 def test_images_are_refused(tmp_path: Path) -> None:
     values = {"task": "image-generation", "data": {"source": "builtin:digits"}, "model": {"vae": {}}}
-    try:
-        loaded = check_recipe(YamlText(name="r.yaml", values=values), [], base=tmp_path, name="r")
-    except RecipeError as error:
-        pytest.skip(f"the recipe has another shape now: {error}")
+    loaded = check_recipe(YamlText(name="r.yaml", values=values), [], base=tmp_path, name="r")
     with pytest.raises(RecipeError, match="memory is not estimated for image-generation"):
         estimate_memory(loaded, device="cpu")

@@ -45,7 +45,7 @@ def tiny_pixels(count: int, *, seed: int = 0) -> tuple[NDArray[np.uint8], NDArra
 
 def tiny_images(count: int = 24, *, condition: str = "label", **augment: Any) -> TrainingImages:
     pixels, labels = tiny_pixels(count)
-    asking = Asking(labels[:, None], WORDS) if condition == "label" else None
+    asking = Asking(labels[:, None]) if condition == "label" else None
     return TrainingImages(pixels, Augment(ImageAugmentation(**augment)), asking)
 
 

@@ -21,11 +21,10 @@ class Asking:
     """What can be asked for when an image is drawn, and what each image of a split stands for.
 
     `choices` (N, T): for each image the T things it may be called, of which one is taken at a time. They are class
-    numbers, or rows of `texts`, embeddings (R, D), where that is given. `words` says each of them for people.
+    numbers, or rows of `texts`, embeddings (R, D), where that is given.
     """
 
     choices: NDArray[np.int64]
-    words: list[str]
     texts: Tensor | None = None
 
     def of(self, numbers: NDArray[np.int64], *, generator: torch.Generator | None = None) -> Tensor:
@@ -38,10 +37,6 @@ class Asking:
         )
         chosen = torch.from_numpy(self.choices[numbers, places])
         return chosen if self.texts is None else self.texts[chosen]
-
-    def words_of(self, numbers: NDArray[np.int64]) -> list[str]:
-        """What `of` asks for without a generator, in words."""
-        return [self.words[first] for first in self.choices[numbers, 0]]
 
 
 @dataclass(frozen=True)

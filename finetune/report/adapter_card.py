@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from finetune.data_card import escaped
 from finetune.report.card_facts import Card
 
+SETTINGS = ("kind", "r", "alpha", "dropout", "target_modules", "modules_to_save")
 LOAD_CLASSIFIER = """from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -33,6 +34,13 @@ def adapter_facts(card: Card) -> str:
     revision = f" at revision `{escaped(base['revision'])}`" if base.get("revision") else ""
     digest = f" (sha256 of its weights: `{escaped(base.get('sha256'))}`)" if base.get("sha256") else ""
     return f"These files are an adapter ({escaped(adapter.get('kind'))}) of {name}{revision}{digest}, and need it."
+
+
+def adapter_settings(card: Card) -> list[tuple[str, object]]:
+    """What the recipe says of the part that was trained; nothing where that was all."""
+    section = card.section("adapter")
+    names = {"none": (), "frozen": ("kind",)}.get(str(section.get("kind", "none")), SETTINGS)
+    return [(f"adapter.{name}", section[name]) for name in names if section.get(name) is not None]
 
 
 def libraries(card: Card) -> str:

@@ -13,7 +13,6 @@ IMAGE_WORDS: dict[str, tuple[str, str]] = {
     "drawn.value": ("Test {metric} is {ours}.", "测试集 {metric} 为 {ours}。"),
     "drawn.floor": ("Test {metric} is {ours}; real images against other real ones have {floor}.", "测试集 {metric} 为 {ours}；真实图像对另一批真实图像为 {floor}。"),
     "drawn.recall": ("Its recall is {recall}: more than half of the real images lie where it draws nothing.", "其 recall 为 {recall}：过半的真实图像落在它不画之处。"),
-    "between": (" ", ""),
     "compare.images": ("Test {metric}, the best first: {scores}. Nothing was tested: a difference may be chance.", "测试集 {metric}，最好的在前：{scores}。没有做检验：差别可能出于偶然。"),
     "compare.value": ("{name} {value}", "{name} {value}"),
     # ---- baselines

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from finetune.data.text_steps import visible
 from finetune.data_card import escaped
-from finetune.report.adapter_card import adapter_facts, is_adapter, libraries, load_classifier
+from finetune.report.adapter_card import adapter_facts, adapter_settings, is_adapter, libraries, load_classifier
 from finetune.report.card_facts import Card, Which, base_model, file_name, front_matter, read_card
 from finetune.report.image_card import copying, how_to_draw, image_settings, limits
 from finetune.report.parts import IMAGE_HEADLINES, MORE_IMAGE_HEADLINES, MORE_TEXT_HEADLINES, TEXT_HEADLINES
@@ -305,6 +305,7 @@ def _training(card: Card) -> list[str]:
     ]
     windows = card.section("windows") or card.model.get("windows") or {}
     shown = [(name, training[name]) for name in SETTINGS if training.get(name) not in (None, False)]
+    shown += adapter_settings(card)
     shown += [(f"windows.{name}", windows[name]) for name in WINDOWS if windows.get(name) is not None]
     shown += image_settings(card) if card.story.draws else []
     rows = [[_code(name), escaped(value)] for name, value in shown]

@@ -53,11 +53,11 @@ def headline(story: Story, words: Words) -> list[Child]:
     ]
     columns = [
         Column(""),
-        Column(breakable(metric_heading(metrics[0])) if metrics else ""),
+        Column(_heading(metrics[0], story) if metrics else ""),
         Column(axis, "plot"),
         Column(_difference_heading(scores, words)),
         Column(words("paired_test")),
-        *(Column(breakable(metric_heading(metric))) for metric in metrics[1:]),
+        *(Column(_heading(metric, story)) for metric in metrics[1:]),
     ]
     caption = words(f"caption.{split}")
     shown = [
@@ -82,12 +82,18 @@ def more_scores(story: Story, words: Words) -> list[Child]:
         [name, *(score_cell(each.scores.get(metric), metric) for metric in metrics)]
         for name, each in zip(_standing_names(story, words), [story.shown, *rivals], strict=True)
     ]
-    columns = [Column(""), *(Column(breakable(metric_heading(metric))) for metric in metrics)]
+    columns = [Column(""), *(Column(_heading(metric, story)) for metric in metrics)]
     caption, about = ("caption.more_images", "note.images") if story.draws else ("caption.more", "note.directions")
     return [
         table(words(caption), columns, rows, classes="wide headline", ours=0),
         foot(words(about)),
     ]
+
+
+def _heading(metric: str, story: Story) -> Child:
+    """Scores of images have long names, of which many stand side by side."""
+    heading = metric_heading(metric)
+    return breakable(heading) if story.draws else heading
 
 
 def _standing_names(story: Story, words: Words) -> list[Child]:

@@ -211,7 +211,7 @@ def _drawn(scores: Scores, words: Words) -> str:
     recall = _defined(split, "recall")
     if recall is not None and (recall.value or 0.0) < LOW_RECALL:
         said.append(words("drawn.recall", recall=score_text(recall, "recall")))
-    return words("between").join(said)
+    return " ".join(said)
 
 
 def _defined(split: SplitScores | None, metric: str) -> Score | None:

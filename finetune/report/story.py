@@ -118,10 +118,12 @@ def read_pictures(run: Run) -> Pictures | None:
     found = [(run.read(path, ImageSamples), path.with_name("grid.png")) for path in run.samples.glob("*/images.json")]
     ordered = sorted(found, key=lambda each: each[0].step)
     grids = [Grid(sample.epoch, picture, _words_of(sample)) for sample, path in ordered if (picture := _bytes_of(path))]
-    figures = [_bytes_of(run.figures / f"{name}.png") for name in ("nearest", "interpolation", "reconstructions")]
+    nearest, ways, again = (
+        _bytes_of(run.figures / f"{name}.png") for name in ("nearest", "interpolation", "reconstructions")
+    )
     told = run.figures / "nearest.json"
     neighbours = run.read(told, Neighbours) if told.exists() else None
-    return Pictures(grids, *figures, neighbours) if grids or any(figures) else None
+    return Pictures(grids, nearest, ways, again, neighbours) if grids or nearest or ways or again else None
 
 
 def _words_of(sample: ImageSamples) -> list[str]:

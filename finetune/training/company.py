@@ -20,6 +20,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from finetune.errors import EnvironmentFault, FinetuneError, Stopped
 from finetune.processes import (
@@ -254,11 +255,11 @@ def joined(settings: AnyTraining) -> Iterator[Company]:
 
 def _own_store() -> Any:
     """A connection of its own to the store of the default group, whose waiting reads keep others out."""
-    store = torch.distributed.TCPStore(
+    store = TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
         timeout=timedelta(seconds=SECONDS_OF_SILENCE),
     )  # fmt: skip
-    return torch.distributed.PrefixStore(f"finetune/{next(_companies)}", store)
+    return PrefixStore(f"finetune/{next(_companies)}", store)
 
 
 def _cause(error: BaseException, present: Company) -> BaseException:

@@ -8,6 +8,7 @@ uninterrupted one, each once.
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from finetune.training.checkpoints import (
     sealed_names,
 )
 from finetune.training.plan import FitPlan, Pruned
+from finetune.training.sharded import fill, skeleton
 
 TOKENS = "_tokens"  # ends the name of a counter that each process fills for its own part
 
@@ -48,6 +50,8 @@ class SealedTrainer(Trainer):
         self.real_tokens = 0
         self.padded_tokens = 0
         super().__init__(**trainer_arguments)
+        cut = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        self.bare = skeleton(self.network) if cut else None
 
     @property
     def network(self) -> PreTrainedModel:
@@ -58,6 +62,13 @@ class SealedTrainer(Trainer):
     def saves_part(self) -> bool:
         """Of an adapter, or of a head on a frozen encoder, a checkpoint holds what is trained, and no base."""
         return trains_part(self.network) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+
+    def whole_model(self) -> PreTrainedModel:
+        """The model itself, or a whole one put together from all processes, which must ask for it together."""
+        if self.bare is None:
+            return self.network
+        weights = self.accelerator.get_state_dict(self.model_wrapped)
+        return fill(copy.deepcopy(self.bare), weights) if self.args.should_save else self.network
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # Weights and configuration only: training_args.bin would be a pickle with secrets in it.
@@ -131,8 +142,8 @@ class SealedTrainer(Trainer):
     def restore(self, standing: Standing) -> None:
         """Count on from where the checkpoint stood, so that history and totals are those of one run."""
         # The first process takes over what all have counted; together they then count it once.
-        others = {name: 0 for name in standing.counters if name.endswith(TOKENS) and self.args.process_index}
-        counters = standing.counters | others
+        others = {name: 0.0 for name in standing.counters if name.endswith(TOKENS) and self.args.process_index}
+        counters = {**standing.counters, **others}
         self._tr_loss += counters["loss_sum"]
         self._globalstep_last_logged = int(counters["logged_step"])
         self.real_tokens, self.padded_tokens = int(counters["real_tokens"]), int(counters["padded_tokens"])
@@ -234,7 +245,8 @@ class SealedTrainer(Trainer):
         self.refuse_not_finite()
         self.stop_if_asked()
         # last/ is written while the last weights are still in memory, before the best ones replace them.
+        model = self.whole_model()
         if self.args.should_save:
-            self.plan.save_model(self.network, self.plan.last)
+            self.plan.save_model(model, self.plan.last)
         self.accelerator.wait_for_everyone()
         return super()._finalize_training(*arguments)  # type: ignore[no-untyped-call]

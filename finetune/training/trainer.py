@@ -25,7 +25,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.integrations import (
+from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     TensorBoardCallback,
     get_available_reporting_integrations,
@@ -43,6 +43,7 @@ from finetune.training.lessons import Turn
 from finetune.training.memory import optimizer_bytes, peak_bytes
 from finetune.training.plan import FitPlan, FitResult
 from finetune.training.sealed_trainer import SealedTrainer
+from finetune.training.sharded import become
 from finetune.training.streamed import StreamedTable
 
 
@@ -96,7 +97,7 @@ def check_trackers(names: Sequence[str], *, where: str) -> None:
     for name in (each for each in names if each not in INTEGRATION_TO_CALLBACK):
         do = did_you_mean(name, INTEGRATION_TO_CALLBACK) or f"Known: {listed(INTEGRATION_TO_CALLBACK, most=30)}."
         raise RecipeError(where, f"transformers knows no tracker '{name}'", do)
-    for name in (each for each in names if each not in get_available_reporting_integrations()):
+    for name in (each for each in names if each not in get_available_reporting_integrations()):  # type: ignore[no-untyped-call]
         raise RecipeError(where, f"'{name}' is not installed", "Install its package, or leave it out.")
 
 
@@ -320,9 +321,12 @@ def fit(model: PreTrainedModel, plan: FitPlan, *, resume: Checkpoint | None = No
     ):
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume is not None else None)
         counted = trainer.counted()
+        whole = trainer.whole_model()
     plan.lesson.counters.update({name: counted[name] for name in plan.lesson.counters})
     # accelerate leaves bf16 and fp16 arithmetic on the model; what is saved is used, and calibrated, without it.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    if whole is not model:
+        become(model, whole)
     state = trainer.state
     notes = plan.lesson.examples.notes() if isinstance(plan.lesson.examples, StreamedTable) else []
     if trainer.whole_batches:
