@@ -21,8 +21,8 @@ demo: $(STAMP)
 	@$(BIN)/finetune train recipes/python-docs.yaml
 
 test: check
-	@echo "==> Testing: pytest"
-	@$(BIN)/python -m pytest
+	@echo "==> Testing: pytest, in as many processes as there are cores"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(STAMP)
 	@echo "==> Checking the format: ruff format --check"

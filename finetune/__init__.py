@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from finetune.experiment import evaluate as evaluate
     from finetune.experiment import train as train
     from finetune.predict import Predictor as Predictor
-    from finetune.text_predictor import TextPredictor as TextPredictor
     from finetune.recipe_file import load_recipe as load_recipe
     from finetune.report.writing import write_report as write_report
     from finetune.selection.compare import compare_runs as compare
     from finetune.selection.crossval import cross_validate as cross_validate
     from finetune.selection.search import search_settings as search_settings
     from finetune.selection.seeds import train_with_seeds as train_with_seeds
+    from finetune.text_predictor import TextPredictor as TextPredictor
 
 __version__ = "0.1.0"
 __all__ = [

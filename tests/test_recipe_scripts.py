@@ -40,9 +40,7 @@ def test_a_run_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_a_setting_is_chosen_before_test_is_opened(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_setting_is_chosen_before_test_is_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script("choose_a_setting").main(SMALLEST, str(tmp_path))
     said = capsys.readouterr().out
     assert "chosen by f1_macro over 3 folds: training.learning_rate=" in said and said.count("\t") == 2

@@ -378,7 +378,19 @@ def test_no_word_is_missing_and_none_is_left_over() -> None:
     )
     for key in re.findall(r"words\([\"']([^\"'{]+)[\"'][,)]", code):
         assert key in WORDS, key
-    made = {"baseline", "drawn_score", "evidence", "given", "opened_by", "score", "slices", "split", "stage", "task", "why"}
+    made = {
+        "baseline",
+        "drawn_score",
+        "evidence",
+        "given",
+        "opened_by",
+        "score",
+        "slices",
+        "split",
+        "stage",
+        "task",
+        "why",
+    }
     for key in WORDS:
         dynamic = any(f'f"{key[:place]}.{{' in code for place in range(len(key)) if key[place] == ".")
         assert (

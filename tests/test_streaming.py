@@ -141,8 +141,9 @@ def test_epochs_follow_each_other_without_a_gap_and_a_new_process_goes_on(
     endless = [n % 50 for n in range(1000) for _ in range(n % 50 % 3)]
     assert [n for epoch in epochs for n in epoch] == endless[: 5 * examples]
     read = int(counters["stream_rows"])  # every portion is counted once, though two epochs may share it
+    left_out = f"{read // portion:,}"
     assert read % portion == 0 and streamed.notes() == [
-        f"train: {read:,} rows streamed; {read // portion:,} dropped by cleaning, {read // portion:,} in validation or test"
+        f"train: {read:,} rows streamed; {left_out} dropped by cleaning, {left_out} in validation or test"
     ]
     resumed: dict[str, float] = {}
     again = table(examples, portion, resumed)

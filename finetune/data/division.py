@@ -119,9 +119,7 @@ class _Drawn:
     similarity: Similarity = text_similarity
 
     def leaks(self) -> LeakReport:
-        return find_leaks(
-            self.splits, family=self.family, exact=self.exact, similarity=self.similarity, form=self.form
-        )
+        return find_leaks(self.splits, family=self.family, exact=self.exact, similarity=self.similarity, form=self.form)
 
     def numbered(self, folds: int, *, settings: Shares, seed: int) -> _Drawn:
         """The same with `folds` folds over all rows, one split below the other."""
