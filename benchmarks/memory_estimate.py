@@ -92,7 +92,7 @@ def measured(recipe: str, save: Path | None) -> Json:
 def fitted(loaded: Any, name: str, save: Path | None) -> int:
     """Train as `finetune train` does, without scoring; returns bytes at the peak beyond those before the model."""
     from finetune.branches import build_learner, fit, prepare
-    from finetune.experiment import _fit_plan
+    from finetune.experiment import fit_plan
     from finetune.progress import SILENT
     from finetune.runs import Run
     from finetune.training.stopping import StopRequest
@@ -102,7 +102,7 @@ def fitted(loaded: Any, name: str, save: Path | None) -> int:
     weights = sum(weight.nbytes for weight in learner.model.parameters())
     run = Run(loaded.base / name)
     run.folder.mkdir()
-    plan = _fit_plan(
+    plan = fit_plan(
         run, loaded, prepared, learner, stop=StopRequest(where="", resume_hint=""), on_evaluation=None, progress=SILENT
     )
     gc.collect()

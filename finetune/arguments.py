@@ -205,7 +205,7 @@ def _image_verbs(verb: Verb) -> None:
 
 def _add_drawing(made: argparse.ArgumentParser) -> None:
     """What drawing one image and drawing many for a classifier have in common."""
-    made.add_argument("run_folder", metavar="RUN", help="a run, or a best/ or last/ folder")
+    made.add_argument("run_folder", metavar="RUN", help="a run, a best/ or last/ folder, or hub:USER/NAME")
     made.add_argument("--label", action="append", default=[], metavar="NAME",
                       help="draw this label; may be repeated (default: all of them in turn)")  # fmt: skip
     made.add_argument("--seed", type=_count, metavar="N", help="of the images (default: 0)")

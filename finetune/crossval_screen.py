@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finetune.report.many_sentences import crossval_sentences, seeds_sentences
 from finetune.report.parts import MORE_TEXT_HEADLINES, headline_metrics, is_written
-from finetune.report.sentences import plain_score
+from finetune.report.sentences import is_of_images, plain_score
 from finetune.selection.crossval import CrossValidation
 from finetune.selection.fold_scores import FoldsScore, RecipeResult, ResampledTest
 from finetune.selection.seeds import SeedStudy
@@ -34,8 +34,11 @@ def render_crossval(result: CrossValidation, folder: Path) -> str:
 
 def render_seeds(study: SeedStudy, folder: Path) -> str:
     """The whole screen: mean and deviation, baselines, every seed, notes."""
+    drawn = is_of_images(study.scores)
     names = [name for name in HEADLINES if name in study.scores]
-    if is_written(study.scores):
+    if drawn:
+        names = list(dict.fromkeys([*headline_metrics(study.metric, study.scores), *study.scores]))
+    elif is_written(study.scores):
         names = list(dict.fromkeys([*headline_metrics(study.metric, study.scores), *MORE_TEXT_HEADLINES]))
     means = [["mean", *(plain_score(study.scores[name].mean, name) for name in names)]]
     means.append(["deviation", *(_deviation(study.scores[name].deviation, name) for name in names)])
@@ -44,7 +47,7 @@ def render_seeds(study: SeedStudy, folder: Path) -> str:
             for run in study.runs]  # fmt: skip
     parts = [
         "\n".join(seeds_sentences(study)),
-        f"Test: {study.documents:,} documents, the same for every seed.",
+        f"Test: {study.documents:,} {'images' if drawn else 'documents'}, the same for every seed.",
         table(["", *names], means),
         table(["", "best epoch", *names], rows),
         "\n".join(f"Note: {note}" for note in study.notes),

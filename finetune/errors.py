@@ -101,6 +101,10 @@ class EnvironmentFault(FinetuneError):
     exit_code = 5
 
 
+class OutOfMemory(EnvironmentFault):
+    """What the settings ask for does not fit into the memory of this machine or its GPU."""
+
+
 class TrainingFailed(FinetuneError):
     exit_code = 6
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -18,7 +17,7 @@ from finetune.branches import build_learner, files_of_recipe, fit, prepare, resc
 from finetune.data.text_steps import visible
 from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, Stopped
 from finetune.learner import Learner, PreparedData, settings_identity, training_identity
-from finetune.processes import is_writer, process_count
+from finetune.processes import is_writer, process_count, resume_hint
 from finetune.progress import SILENT, WARNING, Progress
 from finetune.recipe_file import LoadedRecipe, dump_recipe, load_recipe, relocate
 from finetune.run_files import Calibration, RunInfo, Scores, SplitScores
@@ -36,6 +35,7 @@ from finetune.runs import (
 from finetune.scores.paired import greater_is_better
 from finetune.training.checkpoints import Checkpoint, newest_checkpoint, refuse_foreign
 from finetune.training.company import company, joined
+from finetune.training.memory import memory_faults
 from finetune.training.plan import FitResult, OnEvaluation, Plan, Pruned
 from finetune.training.stopping import StopRequest
 
@@ -64,7 +64,7 @@ def train(
             learner = build_learner(loaded, prepared, progress=progress)
             with new_run(run_folder) if is_writer() else nullcontext(Run(run_folder)) as run:
                 _begin(run, loaded, prepared, learner)
-                stop.resume_hint = _resume_hint(run_folder)
+                stop.resume_hint = resume_hint(run_folder)
                 with _told_in_run_json(run):
                     return _learn_and_score(
                         run, loaded, prepared, learner,
@@ -99,7 +99,7 @@ def resume(
     with (
         joined(loaded.recipe.training),
         run.locked() if is_writer() else nullcontext(),
-        _stoppable(run.folder, _resume_hint(run.folder)) as stop,
+        _stoppable(run.folder, resume_hint(run.folder)) as stop,
     ):
         prepared = prepare(loaded, progress=progress)
         checkpoint = None if restart else _checkpoint(run, loaded, prepared, info, required=required, progress=progress)
@@ -159,8 +159,9 @@ def score_test(folder: str | Path, *, progress: Progress = SILENT) -> Scores:
     run = find_run(folder)
     with run.locked():
         info, scores = run.read(run.info, RunInfo), run.read(run.scores, Scores)
-        if info.status != "complete" or info.steps is None:
-            raise CheckpointError(str(run.folder), f"is not finished: {info.status}", "Finish it first: --resume.")
+        if (unfinished := run.unfinished()) is not None or info.steps is None:
+            what, do = unfinished or ("no steps were made", "Train it again: --restart.")
+            raise CheckpointError(str(run.folder), f"is not complete: {what}", do)
         if "test" in scores.splits:
             raise CheckpointError(str(run.folder), "has its test scores already", "They are in scores.json.")
         loaded, prepared = _as_trained(run, models=["best", "last"], progress=progress)
@@ -201,7 +202,7 @@ def _learn_and_score(
         for note in _notes(prepared, learner):
             warning = note.removeprefix(WARNING)
             (progress.warn if warning != note else progress.say)(warning)
-    plan = _fit_plan(run, loaded, prepared, learner, stop=stop, on_evaluation=on_evaluation, progress=progress)
+    plan = fit_plan(run, loaded, prepared, learner, stop=stop, on_evaluation=on_evaluation, progress=progress)
     result = fit(loaded, learner, plan, resume=resume)
     if is_writer():
         calibration = _save_best(run, loaded, prepared, learner, result, progress=progress)
@@ -226,7 +227,7 @@ def _save_best(
     return calibration
 
 
-def _fit_plan(
+def fit_plan(
     run: Run,
     loaded: LoadedRecipe,
     prepared: PreparedData,
@@ -236,6 +237,7 @@ def _fit_plan(
     on_evaluation: OnEvaluation | None,
     progress: Progress,
 ) -> Plan[Any, Any]:
+    """What `branches.fit` needs: the lesson, its settings, and where its files go."""
     recipe = loaded.recipe
     # The test split is not handed over: whoever fits the model cannot look at it.
     return Plan(
@@ -352,21 +354,14 @@ def _stoppable(folder: Path, hint: str) -> Iterator[StopRequest]:
         yield stop
 
 
-def _resume_hint(folder: Path) -> str:
-    command = f"train {shlex.quote(str(folder))} --resume"
-    count = process_count()
-    if count == 1:
-        return f"Go on with: finetune {command}"
-    return f"Go on with the launcher, {count} processes and: -m finetune {command}"
-
-
 @contextmanager
 def _told_in_run_json(run: Run) -> Iterator[None]:
     """Whatever ends the run early is written into run.json before it is raised."""
-    company().resume_hint = _resume_hint(run.folder)
+    company().resume_hint = resume_hint(run.folder)
     company().on_end = lambda what: _tell_end(run, "failed", what)
     try:
-        yield
+        with memory_faults(str(run.folder)):
+            yield
     except BaseException as error:
         ended = {"stopped": Stopped | KeyboardInterrupt, "pruned": Pruned}
         status = next((name for name, kinds in ended.items() if isinstance(error, kinds)), "failed")

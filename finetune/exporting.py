@@ -56,17 +56,20 @@ def export_merged(
     if not difference <= TOLERANCE:
         what = f"the merged model says something else: its logits differ by {difference:.2g}"
         raise ModelError(str(source), what, "Use the adapter as it is.")
-    save_model(model, tokenizer, folder, extra_files={MODEL_SETTINGS: json.dumps(_settings(source), indent=1)})
+    save_model(
+        model, tokenizer, folder, extra_files={MODEL_SETTINGS: json.dumps(_settings(source, difference), indent=1)}
+    )
     return Exported(folder, difference)
 
 
-def _settings(source: Path) -> dict[str, Any]:
+def _settings(source: Path, difference: float) -> dict[str, Any]:
     """finetune.json of the plain model; where it comes from is told without a folder of this machine."""
     settings: dict[str, Any] = json.loads((source / MODEL_SETTINGS).read_text(encoding="utf-8"))
     adapter = settings.pop("adapter", {})
     base = adapter.get("base", {})
     known = {} if base.get("is_folder") else {"name": base.get("name"), "revision": base.get("revision")}
-    return settings | {"merged": {"kind": adapter.get("kind"), "base": {**known, "sha256": base.get("sha256")}}}
+    base = {**known, "sha256": base.get("sha256")}
+    return settings | {"merged": {"kind": adapter.get("kind"), "base": base, "difference": difference}}
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from finetune.data.guess_forms import (
     nothing_to_write,
 )
 from finetune.errors import DataError, RecipeError, did_you_mean, listed
+from finetune.image_starter import ImageChoices, first_image_recipe, holds_images
 from finetune.progress import write
 from finetune.recipe import TextTaskName
 from finetune.starter import Choices, ask, describe, write_recipe
@@ -24,12 +25,14 @@ from finetune.writer_starter import WriterChoices, ask_columns, write_texts_reci
 
 def first_recipe(
     data: Path, target: Path, flags: Mapping[str, str | None], stdin: TextIO, stderr: TextIO, *, yes: bool = False
-) -> tuple[Choices | WriterChoices, str]:
-    """What the recipe at `target` will be about, and its text.
+) -> tuple[Choices | WriterChoices | ImageChoices, str]:
+    """What the recipe at `target` will be about, and its text; of images nothing is asked.
 
     flags: `task`, `text` (the column that is read), `label` (the label, or the column that is written), `group`; each
     may be none. Raises RecipeError for an unknown task, DataError for data that fits none and columns not there.
     """
+    if _of_images(data, flags.get("task")):
+        return first_image_recipe(data, target, flags)
     task = _named_task(flags.get("task"))
     if is_plain_text(data, task=task):
         return _of_texts(data, target, flags, stderr, task=task)
@@ -45,12 +48,22 @@ def first_recipe(
     return written, write_writer_recipe(guess, target, choices=written)
 
 
+def _of_images(data: Path, task: str | None) -> bool:
+    """Whether a recipe for drawing is wanted. Raises RecipeError where data and --task do not go together."""
+    if task == "image-generation" and not holds_images(data):
+        if not data.exists():
+            raise DataError(str(data), "no such file or folder", "Check the name and the folder.")
+        what = f"{data} holds no images that init can read"
+        raise RecipeError("--task", what, "Name a folder, an archive or an idx file of images.")
+    if task not in (None, "image-generation") and holds_images(data):
+        raise RecipeError("--task", f"{data} holds images, and {task} is about texts", "Leave it out.")
+    return holds_images(data)
+
+
 def _named_task(named: str | None) -> TextTaskName | None:
     known = get_args(TextTaskName)
     if named is not None and named not in known:
         do = did_you_mean(named, known) or f"Choose one of: {listed(known)}."
-        if named == "image-generation":
-            do = "Copy recipes/digits-vae.yaml and name your images in data.source."
         raise RecipeError("--task", f"init writes no recipe for '{named}'", do)
     return cast(TextTaskName | None, named)
 

@@ -93,10 +93,8 @@ def _merged(run: Run, folder: Path) -> tuple[Path, Json]:
     from finetune.exporting import export_merged  # loads the model, which no other push does
 
     shutil.rmtree(folder, ignore_errors=True)
-    done = export_merged(run.folder, output=folder)
-    settings = _json(folder / MODEL_SETTINGS)
-    settings["merged"] = {**settings.get("merged", {}), "difference": done.difference}
-    return folder, settings
+    export_merged(run.folder, output=folder)
+    return folder, _json(folder / MODEL_SETTINGS)
 
 
 def _check_weights(run: Run, which: Which) -> None:

@@ -64,7 +64,11 @@ class ImageLearner:
     def data_lines(self) -> list[str]:
         counts = ", ".join(f"{len(table):,} {split}" for split, table in self.scorer.prepared.splits.items())
         image = self.settings.image
-        return [f"images: {counts}; {image.size} x {image.size} pixels, {image.channels}"]
+        asked = {"none": "for nothing", "label": "by label", "caption": "by text"}[image.condition]
+        return [
+            f"images: {counts}; {image.size} x {image.size} pixels, {image.channels}",
+            f"draws: a {self.settings.kind}, asked {asked}",
+        ]
 
     def data_report(self) -> Json:
         return {}

@@ -63,6 +63,7 @@ def predict_images(
             channels=image.channel_count,
             resize=image.resize,
             most_pixels=ImageData.model_fields["most_pixels"].default,
+            say=progress.say,
         )
     asked = predictor.asked([label] if label else (), [caption] if caption else ())
     progress.say(f"scoring {len(names):,} images")

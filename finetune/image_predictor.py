@@ -25,7 +25,7 @@ from finetune.image.networks import load_image_model
 from finetune.image.style import Style
 from finetune.image.vae import Vae
 from finetune.image_settings import ImageSettings, read_image_settings
-from finetune.scores.images import LEVELS, code_length
+from finetune.scores.images import LEVELS, bits_per_dimension
 
 PIXELS_AT_A_TIME = 64 * 32 * 32  # of a batch
 MOST_IMAGES_AT_A_TIME = 64
@@ -196,7 +196,7 @@ class ImagePredictor:
             return {"logit": torch.cat(logits).double().cpu().numpy()}
         wanted = self._condition(asked, self._given(asked)) if asked else None
         found = measure_likelihood(self._vae, pixels, wanted, seed=0)
-        bits = {"bits_per_dimension": code_length(found.elbo, dimensions=int(np.prod(pixels.shape[1:])))}
+        bits = {"bits_per_dimension": bits_per_dimension(found.elbo, dimensions=int(np.prod(pixels.shape[1:])))}
         return {
             "elbo": found.elbo,
             **(bits if found.is_bound else {}),

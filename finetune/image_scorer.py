@@ -18,7 +18,6 @@ from finetune.errors import RecipeError
 from finetune.image.features import ImageFeatures, inception_features, judge_features, pixel_features
 from finetune.image.judges import Judge, train_judge
 from finetune.image.likelihood import Likelihood, measure_likelihood
-from finetune.image.losses import bits_per_dimension
 from finetune.image.vae import Vae
 from finetune.image_conditions import (
     MOST_DRAWN,
@@ -39,6 +38,7 @@ from finetune.run_files import Score, SplitScores
 from finetune.scores.bootstrap import Interval
 from finetune.scores.images import (
     IMAGE_METRICS,
+    bits_per_dimension,
     frechet_distance,
     frechet_refusal,
     kernel_distance,
@@ -52,6 +52,7 @@ OF_CLASSES = ("conditional_accuracy", "train_on_synthetic")
 OF_NEIGHBOURS = ("precision", "recall", "coverage")
 REAL_HELD = "the interval covers the drawn images; the real ones are held"
 DRAWN_HELD = "the interval covers the real images of the split; the drawn ones are held"
+FEW_FOR_NEIGHBOURS = 20  # images for each neighbour; with fewer, of 13 images say, noise was covered by all
 JUDGES_KEPT = 4
 _JUDGES: dict[tuple[str, int], Judge] = {}  # by data and seed: epochs, scores and baselines of a run share one
 
@@ -248,10 +249,9 @@ class ImageScorer:
             value=None, n=len(found.elbo), note="the Bernoulli likelihood bounds no probability of grey pixels"
         )
         if found.is_bound:
-            elbo, image = scores["elbo"], self.recipe.image
-            channels = 1 if image.channels == "grey" else 3
+            elbo, dimensions = scores["elbo"], int(np.prod(self.prepared.splits[split].pixels.shape[1:]))
             value, low, high = (
-                None if nats is None else bits_per_dimension(nats, size=image.size, channels=channels)
+                None if nats is None else bits_per_dimension(nats, dimensions=dimensions)
                 for nats in (elbo.value, elbo.high, elbo.low)
             )
             note = "bits for each number of an image of 256 levels, by the elbo; 8 is no compression"
@@ -300,6 +300,8 @@ class ImageScorer:
         if few := neighbours_refusal(len(real), len(drawn), neighbours=k):
             return Measured({name: Score(value=None, n=len(real), note=few) for name in OF_NEIGHBOURS})
         inside, note = manifolds(real, drawn, neighbours=k), f"{counts}, {k} neighbours"
+        if min(len(real), len(drawn)) < FEW_FOR_NEIGHBOURS * k:
+            note += ", of so few images that a ball reaches far: read it as rough"
         hits, total = int(inside.precise.sum()), len(inside.precise)
         low, high = wilson(hits, total) if intervals else (None, None)
         precision = Score(value=hits / total, low=low, high=high, n=total, note=f"{note}; {REAL_HELD}")

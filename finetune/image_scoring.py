@@ -186,7 +186,7 @@ def _judged(
         has_labels=False,
         has_attention_dropout=False,
     )
-    return judge_fit(
+    verdict = judge_fit(
         history,
         metric="loss",
         greater_is_better=False,
@@ -194,3 +194,5 @@ def _judged(
         majority_score=None,
         settings=settings,
     )
+    told = [each.model_copy(update={"why": each.why.replace("documents", "images")}) for each in verdict.suggestions]
+    return verdict.model_copy(update={"suggestions": told})

@@ -81,7 +81,8 @@ def estimate_memory(
     """
     recipe = loaded.recipe
     if not isinstance(recipe, ClassifierRecipe | WriterRecipe):
-        raise RecipeError(loaded.where("task"), f"memory is not estimated for {recipe.task}")
+        do = "Without a recipe doctor looks at the machine alone."
+        raise RecipeError(loaded.where("task"), f"memory is not estimated for {recipe.task}", do)
     own = recipe.adapter.kind
     others: list[AdapterKind] = ["none", "lora", "qlora"] if device == "cuda" else ["none", "lora"]
     if recipe.model.from_scratch is not None:

@@ -20,7 +20,7 @@ import numpy as np
 from finetune.data.labels import encoded_labels, read_labels, with_label_names
 from finetune.data.prepare import Prepared
 from finetune.error_analysis import analyse
-from finetune.errors import DataError, Problem
+from finetune.errors import DataError, Problem, RecipeError
 from finetune.model_folder import weights_sha256
 from finetune.new_examples import (
     ALL,
@@ -45,7 +45,7 @@ from finetune.new_texts import evaluate_new_texts
 from finetune.opponents import beats_all, opponent_thresholds, paired_tests
 from finetune.predict import Predictor, RowPredictions
 from finetune.progress import SILENT, WARNING, Progress
-from finetune.recipe import WriterRecipe, classifier_recipe
+from finetune.recipe import ImageRecipe, WriterRecipe, classifier_recipe
 from finetune.recipe_file import LoadedRecipe, load_recipe
 from finetune.run_files import Analysis, Calibration, Scores
 from finetune.runs import Run, disk_faults, find_run, new_run_folder, write_json
@@ -72,6 +72,10 @@ def evaluate_new(
     """
     run = find_run(run_folder)
     loaded = load_recipe(run.recipe)
+    if isinstance(loaded.recipe, ImageRecipe):
+        what = f"scores labels and texts of new documents, and {run.folder} draws images"
+        do = f"Score images one by one: finetune predict {run.folder} --input IMAGES --output scores.csv"
+        raise RecipeError("--data", what, do)
     if isinstance(loaded.recipe, WriterRecipe):
         return evaluate_new_texts(run, loaded, source, model=model, progress=progress)
     return _evaluate_new_labels(run, loaded, source, model=model, progress=progress)

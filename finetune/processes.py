@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from finetune.errors import EnvironmentFault, RecipeError
 
@@ -35,6 +37,14 @@ def process_number() -> int:
 def is_writer() -> bool:
     """One process writes and speaks; the others compute."""
     return process_number() == 0
+
+
+def resume_hint(folder: Path, *, processes: int | None = None) -> str:
+    """What to type so that the run goes on, with the processes that there are now, or as many as it began with."""
+    count, command = processes or process_count(), f"train {shlex.quote(str(folder))} --resume"
+    if count == 1:
+        return f"Go on with: finetune {command}"
+    return f"Go on with the launcher, {count} processes and: -m finetune {command}"
 
 
 def refuse_lost_processes(environment: Mapping[str, str] = os.environ) -> None:

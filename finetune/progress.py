@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+UNITS = ("B", "kB", "MB", "GB", "TB")
 WARNING = "warning: "  # begins a note that is shown even when quiet
 QUIET_SECONDS = 1.0
 # A log file keeps every state of a bar as a line of its own.
@@ -74,6 +75,15 @@ def write(stream: TextIO, text: str, *, end: str = "\n") -> None:
         text = "".join(each if _fits(each, encoding) else json.dumps(each)[1:-1] for each in text)
     stream.write(text + end)
     stream.flush()
+
+
+def size_text(size: float) -> str:
+    """Bytes in units of a thousand, as the Hub counts: `90.9 MB`."""
+    for unit in UNITS[:-1]:
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} {UNITS[-1]}"
 
 
 def _fits(text: str, encoding: str) -> bool:

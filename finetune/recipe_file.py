@@ -273,6 +273,7 @@ def _why_not_searched(name: str, recipe: type[Recipe]) -> tuple[str, str]:
     if {name, section} & NEVER_SEARCHED:
         return "is the same in every trial, so that they can be compared", "Leave it out of the space."
     by_word = {setting.split(".")[-1]: setting for setting in searchable_settings(recipe)}
-    meant = by_word.get(word) or next((by_word[near] for near in by_word if near in did_you_mean(word, by_word)), "")
+    near = next((by_word[near] for near in by_word if near in did_you_mean(word, by_word)), "")
+    meant = by_word.get(word) or ("" if word in OLD_NAMES else near)
     hint = f"Did you mean '{meant}'?" if meant else OLD_NAMES.get(word, "")
     return f"'{name}' is no setting that can be searched", hint or "Name one number, switch or choice of the recipe."

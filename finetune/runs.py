@@ -12,14 +12,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import fcntl
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -28,14 +26,14 @@ from typing import IO, Any, TypeVar
 from pydantic import BaseModel
 
 from finetune.errors import CheckpointError, EnvironmentFault, FinetuneError, RecipeError
+from finetune.processes import resume_hint
 from finetune.run_files import RunFile, RunInfo
+from finetune.run_lock import LOCK, held, other_holder
 
 MODEL_SETTINGS = "finetune.json"
-LOCK = ".lock"
 _FIRST_FILES = ("recipe.yaml", "data.json", "splits.parquet")
 OWN_FUNCTIONS = "functions"  # copies of the files that cleaning functions of the user's own come from
 BEGUN_BY_HALF = {LOCK, OWN_FUNCTIONS, *_FIRST_FILES, *(f".{name}.tmp" for name in (*_FIRST_FILES, "run.json"))}
-SECONDS_OF_ORPHANS = 10.0
 KINDS_OF_MANY = {
     "crossval.json": "a cross-validation",
     "seeds.json": "a study of seeds",
@@ -99,19 +97,40 @@ class Run:
         path = self.folder / name
         if path.is_dir():
             return path
-        what, do = f"has no {name}/", "Finish the training first: --resume."
+        why, do = self.unfinished() or ("", "Train it again: --restart.")
         if self.folder.absolute().parent.name == "trials":
-            what, do = f"{what}: a search keeps the model of its best trial alone", "Name that trial."
-        raise CheckpointError(str(self.folder), what, do)
+            why, do = "a search keeps the model of its best trial alone", "Name that trial."
+        raise CheckpointError(str(self.folder), f"has no {name}/{why and f': {why}'}", do)
 
     def read(self, path: Path, kind: type[FileModel]) -> FileModel:
         """A JSON file of this run. Raises CheckpointError when it is not there or not ours."""
         try:
             return kind.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise CheckpointError(str(self.folder), f"has no {path.name}", "Is this a finished run folder?") from None
+            why, do = self.unfinished() or ("", "Is this a finished run folder?")
+            raise CheckpointError(str(self.folder), f"has no {path.name}{why and f': {why}'}", do) from None
         except ValueError as error:
             raise CheckpointError(str(path), f"is not a {path.name} of this version ({type(error).__name__})") from None
+
+    def unfinished(self) -> tuple[str, str] | None:
+        """How a run stands that is not complete, and what to do; None of a complete one, or where run.json is none.
+
+        A process that is killed outright cannot say so: run.json then says `running`, and nobody holds the folder.
+        """
+        try:
+            info = RunInfo.model_validate_json(self.info.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if info.status == "complete":
+            return None
+        if info.status == "pruned":
+            return "its search gave it up", "Name another trial."
+        if holder := other_holder(self.folder):
+            return f"still running, in process {holder}", "Wait for it."
+        what: str = "killed outright while it ran" if info.status == "running" else info.status
+        if info.status == "failed" and info.failure:
+            what += f" ({info.failure.rstrip('.')})"
+        return what, f"{resume_hint(self.folder, processes=info.processes)}."
 
     def update(self, **changes: Any) -> RunInfo:
         """Change fields of run.json."""
@@ -135,7 +154,7 @@ class Run:
 
     def forget_training(self) -> None:
         """Delete what a training left here; who looked at the test split stays recorded."""
-        for name in ("checkpoints", "best", "last", "predictions", "baselines", "samples", "figures"):
+        for name in ("checkpoints", "best", "last", "merged", "predictions", "baselines", "samples", "figures"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for path in (self.history, self.scores, self.analysis, self.report, self.card):
             path.unlink(missing_ok=True)
@@ -145,32 +164,8 @@ class Run:
         """Hold the folder for one process; a killed process lets go by itself. Raises CheckpointError."""
         with disk_faults(self.folder):
             handle = open(self.folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  (held until the run ends)
-        try:
-            self._lock(handle)
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
+        with held(handle, folder=self.folder):
             yield
-        finally:
-            handle.close()
-
-    def _lock(self, handle: IO[str]) -> None:
-        last_try = time.monotonic() + SECONDS_OF_ORPHANS
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError:
-                handle.seek(0)
-                holder = handle.read().strip()
-            # The loading processes of a killed run hold its lock until they notice.
-            if _is_alive(holder) or time.monotonic() > last_try:
-                raise CheckpointError(
-                    str(self.folder),
-                    f"is in use by process {holder or 'unknown'}",
-                    "Wait for it, or name another folder with --run.",
-                )
-            time.sleep(0.2)
 
 
 def new_run_folder(name: str, *, parent: Path = Path("runs")) -> Path:
@@ -372,16 +367,6 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _is_alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _listing(folder: Path) -> list[str]:

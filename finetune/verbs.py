@@ -72,6 +72,8 @@ def prepare(arguments: argparse.Namespace) -> int:
     if not arguments.output and (arguments.format or arguments.force):
         raise RecipeError("command line", "--format and --force say how files are written", "Add --output DIR.")
     loaded = load_target(Path(arguments.target).expanduser(), arguments)
+    do = "Look at the images with finetune check; training reads them by itself."
+    refuse_images(loaded, "finetune prepare writes documents for other tools", do)
     from finetune.data.prepare import EXAMPLES_SHOWN
     from finetune.dataset_folder import prepare_folder, render_prepared
 
@@ -97,7 +99,8 @@ def prepare(arguments: argparse.Namespace) -> int:
 
 def init(arguments: argparse.Namespace) -> int:
     data = Path(arguments.data).expanduser()
-    target = Path(arguments.output).expanduser() if arguments.output else Path(f"{data.name.split('.')[0]}.yaml")
+    named = data.name.split(".")[0].removeprefix("builtin:")
+    target = Path(arguments.output).expanduser() if arguments.output else Path(f"{named}.yaml")
     if target.is_dir():
         raise RecipeError(str(target), "is a folder", "Name a file with --output.")
     if target.exists() and not arguments.force:
@@ -199,9 +202,11 @@ def export(arguments: argparse.Namespace) -> int:
         what = "export needs to know what to make of the run"
         raise RecipeError("command line", what, "Add --merge: an adapter and its base become one plain model.")
     from finetune.exporting import export_merged
+    from finetune.report.writing import write_merged_card
 
     output = Path(arguments.output).expanduser() if arguments.output else None
     done = export_merged(arguments.run_folder, output=output, force=arguments.force, progress=progress_of(arguments))
+    write_merged_card(arguments.run_folder, done.folder)
     if arguments.json:
         write(sys.stdout, json.dumps({"model": str(done.folder), "difference": done.difference}))
     else:
@@ -250,6 +255,8 @@ def load_target(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
     if not target.exists():
         beside = [item.name for item in target.parent.iterdir()] if target.parent.is_dir() else []
         raise RecipeError(str(target), "no such file", did_you_mean(target.name, beside) or "Check name and folder.")
+    if target.is_dir():
+        _refuse_image_folder(target)
     columns = {"text": arguments.text_column or "text", "label": arguments.label_column or "label"}
     values: dict[str, object] = {
         "task": "text-classification",
@@ -258,6 +265,21 @@ def load_target(target: Path, arguments: argparse.Namespace) -> LoadedRecipe:
     name = target.absolute().name
     text = YamlText(name=name, values=values)
     return check_recipe(text, overrides, base=target.absolute().parent, name=name.split(".")[0])
+
+
+def _refuse_image_folder(target: Path) -> None:
+    """What images become (size, colour, a model) is for a recipe to say."""
+    from finetune.image_starter import holds_images
+
+    if holds_images(target):
+        do = f"Write its recipe first: finetune init {shlex.quote(str(target))}"
+        raise RecipeError(str(target), "is a folder of images, which needs a recipe", do)
+
+
+def refuse_images(loaded: LoadedRecipe, what: str, do: str) -> None:
+    """For a verb that works on documents. Raises RecipeError with the line of the task."""
+    if loaded.recipe.task == "image-generation":
+        raise RecipeError(loaded.where("task"), f"{what}, and image-generation has none", do)
 
 
 def show_run(run: Any, arguments: argparse.Namespace) -> int:

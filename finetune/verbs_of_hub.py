@@ -9,13 +9,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from finetune.errors import listed
-from finetune.progress import Progress, write
+from finetune.progress import Progress, size_text, write
 from finetune.verbs import progress_of
 
 if TYPE_CHECKING:
     from finetune.hub import Pushed
-
-UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def push(arguments: argparse.Namespace) -> int:
@@ -58,15 +56,6 @@ def listing(planned: Pushed) -> list[str]:
     if planned.left_out:
         lines.append(f"stays here: {listed(planned.left_out)}")
     return [*lines, *(f"note: {note}" for note in planned.notes)]
-
-
-def size_text(size: float) -> str:
-    """Bytes in units of a thousand, as the Hub counts: `90.9 MB`."""
-    for unit in UNITS[:-1]:
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} {UNITS[-1]}"
 
 
 def _say(lines: list[str], progress: Progress) -> None:

@@ -14,7 +14,7 @@ from finetune.progress import write
 from finetune.recipe import text_recipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import RunFile
-from finetune.verbs import load_target, progress_of
+from finetune.verbs import load_target, progress_of, refuse_images
 
 AnyResult = TypeVar("AnyResult", bound=RunFile)
 
@@ -69,6 +69,8 @@ def crossval(arguments: argparse.Namespace) -> int:
 
 def search(arguments: argparse.Namespace) -> int:
     loaded = load_target(Path(arguments.target).expanduser(), arguments)
+    do = "Train with other settings (finetune train RECIPE key=value), and compare the runs with finetune compare."
+    refuse_images(loaded, "finetune search is for models of documents", do)
     if text_recipe(loaded.recipe).search is None:
         raise RecipeError(
             str(arguments.target), "has no section search", "Add search: {space: {SETTING: {low, high}}}."

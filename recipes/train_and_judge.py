@@ -17,7 +17,8 @@ def main(recipe: str = "recipes/reviews.yaml", run_folder: str | None = None, *o
     scores = run.read(run.scores, Scores)
     metric = scores.metric_for_best_model
     test = scores.splits["test"].scores[metric]
-    print(f"{metric} on {test.n} test documents: {test.value:.3f}, 95 % interval {test.low} to {test.high}")
+    interval = "too few for an interval" if test.low is None else f"95 % interval {test.low:.3f} to {test.high:.3f}"
+    print(f"{metric} on {test.n} test documents: {test.value:.3f}, {interval}")
     for name, outcome in scores.baseline_tests.items():
         print(f"  against {name}: {outcome.difference:+.3f}, p {outcome.p:.3f}{', better' if outcome.better else ''}")
     print(f"  report: {finetune.write_report(Path(run.folder))}")

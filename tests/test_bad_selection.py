@@ -125,8 +125,18 @@ COMPARE = [
     of_runs("file", "compare a reviews.csv", "reviews.csv: is a file, not a run folder"),
     of_runs("no-run", "compare a out", "out: is not a run folder: it has no run.json", build=foreign),
     of_runs("model", "compare a b/best", "b/best: is not a run folder"),
-    of_runs("stopped", "compare a b", "b: is not complete: stopped. Finish it first", build=status("b", "stopped")),
-    of_runs("running", "compare a b", "b: is not complete: running", build=status("b", "running")),
+    of_runs(
+        "stopped",
+        "compare a b",
+        "b: is not complete: stopped. Go on with: finetune train b --resume",
+        build=status("b", "stopped"),
+    ),
+    of_runs(
+        "running",
+        "compare a b",
+        "b: is not complete: killed outright while it ran. Go on with: finetune train b",
+        build=status("b", "running"),
+    ),
     of_runs(
         "both",
         "compare a b",

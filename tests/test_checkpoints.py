@@ -164,6 +164,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path, change: dict[str, Any],
     with pytest.raises(CheckpointError) as caught:
         found(tmp_path, {**IDENTITY, **change})
     assert f"checkpoint-30: belongs to another run ({said})" in str(caught.value)
+    assert ("Start as many processes as before" in str(caught.value)) == ("processes" in change)
 
 
 def test_a_checkpoint_whose_best_is_lost_is_skipped(tmp_path: Path) -> None:

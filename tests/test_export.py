@@ -174,6 +174,30 @@ def test_the_verb(classifier: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(classifier.folder / "merged"), "--text", TEXTS[0], "--quiet"]) == 0
 
 
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_a_merged_model_has_a_card_of_its_own(classifier: Run, tmp_path: Path, which: str) -> None:
+    source, merged = classifier.folder if which == "best" else classifier.last, tmp_path / "plain"
+    assert main(["export", str(source), "--merge", "--output", str(merged), "--quiet"]) == 0
+    card = (merged / "README.md").read_text(encoding="utf-8")
+    weights = classifier.read(classifier.scores, Scores).weights[which]
+    assert f"the adapter of `{which}/`" in card and f"sha256 of the adapter: `{weights}`" in card
+    assert "library_name: transformers" in card and "and need it" not in card and str(tmp_path) not in card
+    code = card.split("```python\n")[1].split("```")[0].replace("PATH_OR_NAME", str(merged))
+    told: dict[str, Any] = {}
+    exec(code, told)  # our own words, with a path put in
+    theirs = {row["label"]: row["score"] for row in told["classify"](TEXTS[0])[0]}
+    ours = Predictor.load(classifier.folder / which).predict(TEXTS[:1])[0]
+    assert theirs == pytest.approx(ours.probabilities, abs=1e-5)
+
+
+def test_an_adapter_without_its_run_is_merged_without_a_card(classifier: Run, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    alone = shutil.copytree(classifier.best, tmp_path / "runs" / "x" / "best")  # its base lies where it lay
+    shutil.copytree(classifier.folder.parent / "base", tmp_path / "runs" / "base")
+    assert main(["export", str(alone), "--merge", "--output", str(tmp_path / "plain"), "--quiet"]) == 0
+    assert not (tmp_path / "plain" / "README.md").exists()
+
+
 def test_what_must_not_be_written_over_is_not(classifier: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RecipeError, match="holds no earlier output"):

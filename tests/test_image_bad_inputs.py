@@ -410,6 +410,24 @@ def test_H06_limits_of_entries_and_sizes(tmp_path: Path, monkeypatch: pytest.Mon
 # ---- whatever the bytes are ----
 
 
+def test_a_zip_that_points_before_its_own_start_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "pets.zip"
+    write_zip(path, {"a/1.png": PNG})
+    content = path.read_bytes()
+    path.write_bytes(content[:-6] + (int.from_bytes(content[-6:-2], "little") + 500).to_bytes(4, "little") + b"\0\0")
+    with pytest.raises(DataError, match="damaged or incomplete"):
+        list(archive_contents(path, list_archive(path, name=path.name).files, name=path.name))
+
+
+def test_a_broken_bz2_stream_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "pets.tar.bz2"
+    write_tar(path, {"a/1.png": PNG}, mode="w:bz2")
+    content = path.read_bytes()
+    path.write_bytes(content[:20] + bytes(len(content) - 20))
+    with pytest.raises(DataError, match="damaged or incomplete"):
+        list_archive(path, name=path.name)
+
+
 @given(data=st.data())
 def test_damaged_archives_are_refused_or_read_and_nothing_else(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

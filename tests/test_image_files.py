@@ -356,3 +356,17 @@ def test_a_tar_is_read_without_unpacking(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(tarfile.TarFile, method, lambda *given, **more: pytest.fail("unpacked"))
     read(find(name, tmp_path))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_becomes_of_new_images_is_said(tmp_path: Path) -> None:
+    """Resizing and colour too; the grid that `sample` writes shows its images again, and is none of them."""
+    for name in ("1", "grid"):
+        Image.fromarray(np.full((20, 24, 3), 90, dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    said: list[str] = []
+    read_new = dict(size=8, channels=1, resize="crop", most_pixels=10_000, say=said.append)
+    assert len(read_new_images(tmp_path, **read_new)[1]) == 2  # type: ignore[arg-type]
+    assert said == ["2 images larger than asked, shrunk", "2 images of mode RGB read as grey"]
+    (tmp_path / "samples.json").write_text("{}", encoding="utf-8")
+    said.clear()
+    assert read_new_images(tmp_path, **read_new)[1] == [f"{tmp_path.name}/1.png"]  # type: ignore[arg-type]
+    assert said[0] == f"{tmp_path.name}: grid.png left out, which shows the other images again"

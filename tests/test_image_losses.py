@@ -8,7 +8,6 @@ import torch
 from scipy import integrate, stats
 
 from finetune.image.losses import (
-    bits_per_dimension,
     discriminator_loss,
     divergence_nats,
     generator_loss,
@@ -66,10 +65,6 @@ def test_divergence_is_the_integral_of_its_definition() -> None:
 
 def test_the_prior_itself_diverges_by_nothing() -> None:
     assert divergence_nats(torch.zeros(2, 5), torch.zeros(2, 5)).tolist() == [0.0, 0.0]
-
-
-def test_bits_per_dimension_of_even_levels_is_eight() -> None:
-    assert bits_per_dimension(-64 * 3 * np.log(256), size=8, channels=3) == pytest.approx(8.0)
 
 
 def test_adversarial_losses_in_closed_form() -> None:

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ def test_the_command_trains_with_two_processes(kind: str, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     write_recipe(kind, training={"per_device_train_batch_size": 8})
     run_two(tmp_path, lambda rank: ["-m", "finetune", "train", "recipe.yaml", "--run", "run", "--quiet"])
+    assert time.time() - (tmp_path / "run" / "report.html").stat().st_mtime < 10, "F11: done, and gone"
     info = read("run/run.json")
     assert (info["status"], info["processes"], info["steps"]) == ("complete", 2, 6)
     assert [read(f"run/samples/{epoch}/images.json")["count"] for epoch in (1, 2)] == [20, 20]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from tiny_reports import paired, tiny_run
 
 from finetune.cli import main
 from finetune.image_grid import grid, reduced, save_grid
+from finetune.report.image_strings import IMAGES_FOR_DOCUMENTS
 from finetune.report.model_card import render_model_card
 from finetune.report.page import picture
 from finetune.report.run_page import render_run
 from finetune.report.sentences import number, outcome, verdict_sentences
-from finetune.report.strings import Words
+from finetune.report.strings import WORDS, Words
 from finetune.run_files import ImageSamples, Neighbours, RunInfo, Score, Scores, ShownNeighbour, SplitScores
 from finetune.runs import Run, write_json, write_json_lines, write_table, write_text
 from finetune.selection.compare import compare_runs
@@ -127,6 +129,49 @@ def test_the_images_are_inside_the_page(tmp_path: Path, language: Any) -> None:
     for title in ("grids", "nearest", "interpolation", "plot.game", "plot.judged"):
         assert words(title) in page.text
     assert words("reconstructions") not in page.text
+
+
+DATA = {
+    "files": [{"name": "flowers", "rows": 1797, "bytes": 99, "encoding": "", "sha256": "a" * 64}],
+    "images": {
+        "resizing": f"8x8 pixels, grey {SCRIPT}", "values": "whole numbers 0 to 255", "changed": {"of mode P read": 3},
+        "skipped": 2, "smallest": [20, 24], "largest": [1000, 800], "train_mean": [0.25], "train_deviation": [0.125],
+    },
+    "splits": {"sizes": {"train": 1257, "test": 270}, "shares": {"train": 0.8, "test": 0.2}},
+    "duplicate_families": {"exact_families": 1, "rows_in_exact_families": 2, "rows_too_plain_to_compare": 4},
+    "leaks": {"policy": "refuse", "brought": None, "left": []},
+    "label_counts": {"train": {"rose": 3}},
+}  # fmt: skip
+
+
+def test_the_page_and_the_card_say_how_images_were_read(tmp_path: Path) -> None:
+    run = image_run(tmp_path / "run")
+    write_json(run.data, DATA)
+    page = Page(render_run(run, "en")).text
+    assert f"8x8 pixels, grey {SCRIPT}" in page and "20 × 24 to 1,000 × 800" in page
+    assert "of mode P read: 3" in page and "0.250, 0.125" in page
+    assert "images too plain to compare" in page
+    card = render_model_card(run, which="best")
+    assert "- Images: 8x8 pixels, grey &lt;script&gt;" in card and SCRIPT not in card
+    assert "- Changed: of mode P read: 3." in card and "- Skipped, because they could not be read: 2." in card
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_of_images_speaks_of_no_documents(tmp_path: Path, language: Any) -> None:
+    run = image_run(tmp_path / "run")
+    write_json(run.data, DATA)
+    page = Page(render_run(run, language)).text
+    foreign = {"en": ("document", "rows", "text "), "zh": ("文档", "文本", "行数")}[language]
+    assert [word for word in foreign if word in page] == []
+    assert {"en": "Images of each label", "zh": "各标签的图像数"}[language] in page
+
+
+def test_what_is_said_of_images_has_a_word_of_documents_behind_it() -> None:
+    for key, (english, chinese) in IMAGES_FOR_DOCUMENTS.items():
+        assert english and chinese and WORDS[key] != (english, chinese)
+        for said, usual in zip((english, chinese), WORDS[key], strict=True):
+            found, wanted = (set(re.findall(r"{(\w+)}", each)) for each in (said, usual))
+            assert found == wanted, key
 
 
 def test_curves_of_both_sides_are_drawn(tmp_path: Path) -> None:
@@ -285,6 +330,28 @@ def test_image_runs_stand_side_by_side_without_a_test(
     assert "0.0100" in page
     assert main(["compare", "one", "two", "--metric", "recall", "--output", "more", "--quiet"]) == 0
     assert "Test recall, the best first" in capsys.readouterr().out
+
+
+def test_runs_without_a_common_choice_stand_in_the_order_of_coverage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, _ = two_runs(tmp_path)
+    of_vae = image_scores()
+    of_vae.scores["elbo"] = Score(value=-180.0, n=270)
+    write_json(first.scores, tiny_scores(splits={"validation": of_vae, "test": of_vae}, metric_for_best_model="elbo"))
+    assert main(["compare", "one", "two", "--output", "both", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("Test coverage, the best first: two 0.700")
+
+
+@pytest.mark.parametrize(
+    ("condition", "tag"), [("label", "unconditional-image-generation"), ("caption", "text-to-image")]
+)
+def test_a_model_asked_by_text_is_text_to_image(tmp_path: Path, condition: str, tag: str) -> None:
+    run = image_run(tmp_path / "run")
+    write_json(run.best / "finetune.json", {"image": {"condition": condition, "text_encoder": "x"}})
+    front = render_model_card(run, which="best").split("---")[1]
+    assert f"pipeline_tag: {tag}" in front and f"type: {tag}" in front
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from scipy import linalg
 from finetune.recipe_image import ImageMetric
 from finetune.scores.images import (
     IMAGE_METRICS,
-    code_length,
+    bits_per_dimension,
     frechet_distance,
     frechet_refusal,
     kernel_distance,
@@ -150,5 +150,6 @@ def test_thumbnails_average_squares_of_large_images_only() -> None:
     assert thumbnails(large[..., :28, :28]).shape == (2, 3, 28, 28)
 
 
-def test_code_length_of_a_fair_guess_among_256_levels_is_8_bits() -> None:
-    assert code_length(np.array([-64 * np.log(256)]), dimensions=64) == pytest.approx([8.0])
+def test_a_fair_guess_among_256_levels_costs_8_bits_a_dimension() -> None:
+    assert bits_per_dimension(np.array([-64 * np.log(256)]), dimensions=64) == pytest.approx([8.0])
+    assert bits_per_dimension(-3 * 64 * np.log(256), dimensions=3 * 64) == pytest.approx(8.0)

@@ -19,7 +19,7 @@ from finetune.data.image_prepare import ImageTable, PreparedImages
 from finetune.data.labels import LabelMap
 from finetune.errors import RecipeError
 from finetune.figures import _on_one_scale
-from finetune.image.likelihood import level_nats, measure_likelihood
+from finetune.image.likelihood import latent_noise, level_nats, measure_likelihood
 from finetune.image.vae import Vae
 from finetune.image_conditions import Wanted, told_of, training_rows, wanted_to_teach
 from finetune.image_learner import ImageLearner
@@ -308,14 +308,32 @@ def test_a_level_far_from_the_mean_keeps_a_finite_probability() -> None:
     assert torch.isfinite(nats).all() and nats.item() > 1000
 
 
-def test_the_elbo_is_that_of_training_where_a_level_is_narrow_and_has_no_tail() -> None:
+def test_what_an_image_scores_does_not_depend_on_its_place_or_on_the_others() -> None:
+    model = cast(Vae, tiny_drawer("vae"))
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 1, 8, 8), dtype=np.uint8)
+    whole, alone = measure_likelihood(model, pixels, seed=3), measure_likelihood(model, pixels[66:67], seed=3)
+    assert alone.elbo == pytest.approx(whole.elbo[66:67], rel=1e-6)
+    assert measure_likelihood(model, pixels[::-1], seed=3).elbo[::-1] == pytest.approx(whole.elbo, rel=1e-6)
+    assert np.abs(measure_likelihood(model, pixels, seed=4).elbo - whole.elbo).max() > 1e-3
+
+
+def test_the_noise_of_latents_is_standard_normal_and_of_no_two_images_the_same() -> None:
+    pixels = np.arange(400, dtype=np.uint16).view(np.uint8).reshape(400, 1, 1, 2)
+    noise = latent_noise(pixels, size=50, seed=0).numpy()
+    assert stats.kstest(noise.ravel(), "norm").pvalue > 0.01
+    assert len(np.unique(noise[:, 0])) == 400
+
+
+def test_the_elbo_is_that_of_training_where_a_level_is_narrow_and_has_no_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     model = cast(Vae, tiny_drawer("vae", likelihood="gaussian", beta=0.5))
     inner = np.random.default_rng(0).integers(40, 216, (70, 1, 8, 8), dtype=np.uint8)
     model.train()
     found = measure_likelihood(model, inner, seed=0)
     assert model.training
     model.train(False)
-    output = model(torch.from_numpy(inner[:64]).float() / 255, generator=torch.Generator().manual_seed(0))
+    noise = latent_noise(inner, size=model.config.latent_size, seed=0)
+    monkeypatch.setattr(torch, "randn", lambda *shape, **options: noise[:64])
+    output = model(torch.from_numpy(inner[:64]).float() / 255)
     # The density is taken per 1/256, and the levels of pixels lie 1/255 apart.
     expected = output.elbo.detach().numpy() + 64 * np.log(256 / 255)
     assert found.elbo[:64] == pytest.approx(expected, rel=2e-3)

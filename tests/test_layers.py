@@ -38,6 +38,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "processes.py",
     ),
     1: (  # facts
+        "run_lock.py",
         "runs.py",
         "saved_models.py",
         "figures.py",
@@ -247,6 +248,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "recipe_lines.py",
         "starter.py",
         "writer_starter.py",
+        "image_starter.py",
         "first_recipe.py",
         "doctor.py",
         "hub_secrets.py",

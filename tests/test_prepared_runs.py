@@ -13,8 +13,8 @@ import pytest
 from finetune import branches, experiment
 from finetune.cli import main
 from finetune.run_files import RunInfo, Scores
-from finetune.runs import LOCK, Run, check_run_folder, read_table
-from finetune.training import trainer
+from finetune.run_lock import LOCK
+from finetune.runs import Run, check_run_folder, read_table
 
 WORDS = {"good": ["fine", "lovely", "clean", "warm"], "bad": ["dirty", "cold", "rude", "broken"]}
 RECIPE: dict[str, Any] = {
@@ -139,13 +139,14 @@ def test_numeric_columns_end_check_and_train_before_any_work(
     def worked(*_: Any, **__: Any) -> None:
         raise AssertionError("no data should be read")
 
-    monkeypatch.setattr(experiment, "prepare", worked)
     recipe = write_recipe(folder, data={"source": "rows.csv", "numeric": {"stars": "standardize"}})
-    for words in (["check", recipe], ["train", recipe, "--run", "run"]):
-        assert main([*words, "--quiet"]) == 2
-        shown = capsys.readouterr().err
-        assert "the models here read text, and would not look at numeric columns" in shown
-        assert "recipe.yaml:" in shown and "use finetune prepare" in shown
+    with monkeypatch.context() as patched:
+        patched.setattr("finetune.data.prepare.prepare", worked)
+        for words in (["check", recipe], ["train", recipe, "--run", "run"]):
+            assert main([*words, "--quiet"]) == 2
+            shown = capsys.readouterr().err
+            assert "the models here read text, and would not look at numeric columns" in shown
+            assert "recipe.yaml:" in shown and "use finetune prepare" in shown
     assert not (folder / "run").exists()
     assert main(["prepare", recipe, "--quiet"]) == 0
 
@@ -180,10 +181,10 @@ def test_copies_teach_and_are_never_scored(folder: Path) -> None:
 def test_a_run_with_copies_goes_on_as_if_nothing_had_happened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sections = {"augmentation": {"delete": 0.2}, "training": RECIPE["training"] | {"logging_steps": 1}}
     whole = trained(folder, "whole", **sections)
-    fit = trainer.fit
+    fit = experiment.fit
     scored: list[Any] = []
 
-    def stopped_after_an_epoch(model: Any, plan: Any, **rest: Any) -> Any:
+    def stopped_after_an_epoch(loaded: Any, learner: Any, plan: Any, **rest: Any) -> Any:
         score = plan.lesson.score_validation
 
         def once(predictions: Any) -> Any:
@@ -193,7 +194,7 @@ def test_a_run_with_copies_goes_on_as_if_nothing_had_happened(folder: Path, monk
             return score(predictions)
 
         object.__setattr__(plan.lesson, "score_validation", once)
-        return fit(model, plan, **rest)
+        return fit(loaded, learner, plan, **rest)
 
     monkeypatch.setattr(experiment, "fit", stopped_after_an_epoch)
     recipe = write_recipe(folder, **sections)

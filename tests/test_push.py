@@ -21,8 +21,8 @@ from finetune.experiment import train
 from finetune.image_predictor import ImagePredictor
 from finetune.predict import Predictor
 from finetune.recipe_file import check_recipe
+from finetune.progress import size_text
 from finetune.runs import Run
-from finetune.verbs_of_hub import size_text
 from finetune.yaml_text import YamlText
 
 NAME = "alice/reviews"

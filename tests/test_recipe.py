@@ -35,6 +35,7 @@ SMALLEST_OF = {
     "text-classification": SMALLEST,
     "text-generation": "task: text-generation\nmodel: {name: a/b}\ndata: {source: poems.txt}\n",
     "seq2seq": "task: seq2seq\nmodel: {name: a/b}\ndata: {source: pairs.jsonl}\n",
+    "image-generation": "task: image-generation\ndata: {source: digits}\n",
 }
 # Words that YAML, one version or another, takes for something else.
 ODD_LABELS = [

@@ -22,16 +22,24 @@ OUTSIDE_DATA = {
     "chinese-poems.yaml": {"": "tang_10k.jsonl"},
     "multi30k-en-de.yaml": {"train": "train.jsonl", "validation": "val.jsonl", "test": "test2016.jsonl"},
     "tinyshakespeare.yaml": {"": "input.txt"},
+    "fashion-mnist-gan.yaml": {"": "train10k-images-idx3-ubyte.gz"},
+    "fashion-mnist-vae.yaml": {"": "train10k-images-idx3-ubyte.gz"},
 }
 # How an outside recipe is cut down to seconds, where fewer rows alone do not do it.
 SMALLER = {
     "chinese-poems.yaml": ["data.limit=900"],
     "multi30k-en-de.yaml": ["evaluation.sample=20"],
     "tinyshakespeare.yaml": ["training.max_steps=4", "evaluation.sample=2", "evaluation.baselines=[ngram]"],
+    "fashion-mnist-gan.yaml": ["evaluation.baselines=[]"],
+    "fashion-mnist-vae.yaml": ["evaluation.baselines=[]"],
 }
+# What is always measured of a run with test data: of texts and labels the loss, of drawn images how much they cover.
+MEASURED = {"image-generation": "coverage"}
 EXAMPLES = ("chats.yaml", "lighthouse.yaml", "opposites.yaml", "phrases.yaml", "reviews.yaml", "reviews-augmented.yaml")
+DIGITS = ("digits-by-text.yaml", "digits-gan.yaml", "digits-style.yaml", "digits-vae.yaml")
 INSIDE_DATA = (
     *EXAMPLES,
+    *DIGITS,
     *("chinese-sentiment-bert.yaml", "gpt2-text.yaml", "instruct.yaml", "python-docs.yaml", "python-functions.yaml"),
     "reviews-search.yaml",
 )
@@ -41,6 +49,7 @@ TASKS = {
         *("python-functions.yaml", "tinyshakespeare.yaml"),
     },
     "seq2seq": {"multi30k-en-de.yaml", "phrases.yaml"},
+    "image-generation": {*DIGITS, "fashion-mnist-gan.yaml", "fashion-mnist-vae.yaml"},
 }
 
 
@@ -72,6 +81,25 @@ def test_python_functions_recipe_runs_on_a_limit(tmp_path: Path, capsys: pytest.
     assert main(["train", recipe, *overrides, "--run", str(tmp_path / "run"), "--json", "--quiet"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert set(scores["baselines"]) == {"copy_source", "nearest_neighbour", "ngram", "hidden_markov"}
+
+
+@pytest.mark.parametrize("name", ["digits-vae.yaml", "digits-gan.yaml"])
+def test_digits_recipe_runs_on_a_limit(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["data.limit=300", "training.max_steps=20", "evaluation.baselines=[class_mean]"]
+    run = tmp_path / "run"
+    assert main(["train", str(RECIPES / name), *overrides, "--run", str(run), "--json", "--quiet"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert set(scores["baselines"]) == {"class_mean", "real_images"}
+    assert {"coverage", "recall", "conditional_accuracy", "train_on_synthetic"} <= set(
+        scores["splits"]["test"]["scores"]
+    )
+    assert len(list((run / "samples").glob("*/grid.png"))) == 1
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in page and "test images" in page
+    assert (
+        main(["sample", str(run), "--count", "2", "--label", "7", "--output", str(tmp_path / "drawn"), "--quiet"]) == 0
+    )
+    assert len(list((tmp_path / "drawn").glob("*label-7*.png"))) == 2
 
 
 @pytest.mark.parametrize("name", ["reviews.yaml", "reviews-augmented.yaml"])
@@ -115,6 +143,7 @@ def test_recipe_on_outside_data_runs_on_a_limit(
     if None in found.values():
         pytest.skip(f"FINETUNE_DATA does not name a folder with {' and '.join(files.values())}")
     sources = [f"data.source{'.' * bool(split)}{split}={path}" for split, path in found.items()]
-    overrides = [*sources, "data.limit=200", "training.max_steps=2"]
+    overrides = [*sources, "data.limit=200", "training.max_steps=2", *SMALLER.get(name, [])]
     assert main(["train", str(RECIPES / name), *overrides, "--run", str(tmp_path / "run"), "--json", "--quiet"]) == 0
-    assert json.loads(capsys.readouterr().out)["splits"]["test"]["scores"]["loss"]["value"] > 0
+    measured = MEASURED.get(load_recipe(RECIPES / name).recipe.task, "loss")
+    assert json.loads(capsys.readouterr().out)["splits"]["test"]["scores"][measured]["value"] > 0

@@ -549,3 +549,13 @@ def test_slices_have_names_in_the_language_of_the_page() -> None:
     assert [_slice_name(each, Words("zh")) for each in slices] == [
         "3 至 1,018 个词元", "7 个词元", "多于一个窗口", "其他", "（空）", "'others'", "北京"
     ]  # fmt: skip
+
+
+def test_the_environment_tells_what_the_training_held(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run")
+    assert "most memory" not in render_run(run, "en")  # a folder of an older version does not say
+    run.update(optimizer_bytes=1_376_624, peak_memory_bytes=1_059_950_592)
+    assert {"state of the optimizer", "1.4 MB", "most memory while training", "1.1 GB"} <= {
+        *Page(render_run(run, "en")).ours
+    }
+    assert {"优化器状态", "训练时最高内存"} <= {*Page(render_run(run, "zh")).ours}

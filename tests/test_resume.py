@@ -504,7 +504,7 @@ def kill_in_rotation(at: int) -> None:
 
 def kill_in_model(at: int) -> None:
     """While the `at`-th model is on the disk and not in its place."""
-    from finetune import model_folder
+    from finetune import replaced_folder
 
     folders: list[Path] = []
 
@@ -514,7 +514,7 @@ def kill_in_model(at: int) -> None:
         if len(folders) == at:
             die()
 
-    before(model_folder, "_flush", act)
+    before(replaced_folder, "_flush", act)
 
 
 def trap_function(module: str, name: str, act: Callable[[], None]) -> Callable[[int], None]:

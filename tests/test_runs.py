@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune import runs
+from finetune import run_lock
 from finetune.errors import CheckpointError, EnvironmentFault, RecipeError, Stopped
 from finetune.run_files import RunInfo
 from finetune.runs import (
@@ -129,6 +129,43 @@ with Run(sys.argv[1]).locked():
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
+@pytest.mark.parametrize(
+    ("changes", "why", "do"),
+    [
+        ({}, "killed outright while it ran", "Go on with: finetune train {run} --resume."),
+        ({"processes": 2}, "killed outright while it ran", "Go on with the launcher, 2 processes and: -m finetune"),
+        ({"status": "stopped"}, "stopped", "Go on with: finetune train"),
+        ({"status": "failed", "failure": "step 3: loss is nan."}, "failed (step 3: loss is nan)", "Go on with"),
+        ({"status": "pruned"}, "its search gave it up", "Name another trial."),
+    ],
+)
+def test_a_run_that_is_not_complete_says_how_it_stands(
+    tmp_path: Path, changes: dict[str, object], why: str, do: str
+) -> None:
+    """Who is killed outright leaves run.json as it was: that nobody holds the folder tells it."""
+    with new_run(tmp_path / "run") as run:
+        begin(run)
+    run.update(**changes)
+    with pytest.raises(CheckpointError) as no_scores:
+        run.read(run.scores, RunInfo)
+    with pytest.raises(CheckpointError) as no_model:
+        run.model("best")
+    for caught, what in ((no_scores, "scores.json"), (no_model, "best/")):
+        assert f"run: has no {what}: {why}. {do.format(run=run.folder)}" in str(caught.value)
+    run.update(status="complete")
+    assert run.unfinished() is None
+
+
+def test_a_run_at_work_is_not_called_killed(tmp_path: Path) -> None:
+    with new_run(tmp_path / "run") as run:
+        begin(run)
+        assert run.unfinished() == (
+            "killed outright while it ran", f"Go on with: finetune train {run.folder} --resume."
+        ), "this process knows better"  # fmt: skip
+        (run.folder / ".lock").write_text("4194305")
+        assert run.unfinished() == ("still running, in process 4194305", "Wait for it.")
+
+
 def _orphan(folder: Path) -> None:
     """A run that is killed while a process of its own, which shares its lock, lives a second longer."""
     with Run(folder).locked():
@@ -148,7 +185,7 @@ def test_orphans_of_a_killed_process_are_waited_for(tmp_path: Path) -> None:
 
 
 def test_orphans_are_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "SECONDS_OF_ORPHANS", 0.3)
+    monkeypatch.setattr(run_lock, "SECONDS_OF_ORPHANS", 0.3)
     with Run(tmp_path).locked():
         (tmp_path / ".lock").write_text("")
         with pytest.raises(CheckpointError, match="is in use by process unknown"), Run(tmp_path).locked():

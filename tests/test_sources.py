@@ -192,7 +192,7 @@ def test_built_in_corpora(tmp_path: Path) -> None:
 
 def _hub(answer: object) -> Callable[..., object]:
     def load_dataset(name: str, **options: object) -> object:
-        assert not options  # above all, no trust_remote_code
+        assert options == {"streaming": False}  # above all, no trust_remote_code
         if isinstance(answer, Exception):
             raise answer
         return answer

@@ -19,11 +19,12 @@ from transformers import BertForSequenceClassification, PreTrainedModel
 
 from finetune import experiment
 from finetune.cli import main
-from finetune.errors import RecipeError, TrainingFailed
+from finetune.errors import OutOfMemory, RecipeError, TrainingFailed
 from finetune.runs import read_json_lines
 from finetune.tasks.text_classification import TextClassification
 from finetune.training.batches import collate_step, pad_windows
 from finetune.training.inference import DocumentPredictions
+from finetune.training.memory import memory_faults
 from finetune.training.plan import FitPlan, FitResult
 from finetune.training.trainer import DocumentTrainer, fit, training_arguments
 
@@ -423,7 +424,7 @@ def test_the_test_split_never_reaches_the_trainer(
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     fitted_after: list[int] = []
-    real_plan, real_save = experiment._fit_plan, experiment._save_best
+    real_plan, real_save = experiment.fit_plan, experiment._save_best
 
     def closed(prepared: Any, learner: Any) -> tuple[Any, Any]:
         prepared = replace(prepared, splits=Closed(prepared.splits), encoded=Closed(prepared.encoded))
@@ -438,7 +439,7 @@ def test_the_test_split_never_reaches_the_trainer(
         assert not run.test_openings.exists()
         return calibration
 
-    monkeypatch.setattr(experiment, "_fit_plan", closed_plan)
+    monkeypatch.setattr(experiment, "fit_plan", closed_plan)
     monkeypatch.setattr(experiment, "_save_best", closed_save)
     assert main(["train", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / "run"), "--quiet"]) == 0
     ids = {split: {vocabulary[word] for word in words} for split, words in SPLIT_WORDS.items()}
@@ -457,3 +458,39 @@ def test_what_is_left_in_memory_after_bf16_calculates_in_float32(tmp_path: Path)
     model.classifier.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     model(torch.tensor([[2, 5, 7]]))
     assert seen == [torch.float32]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes."),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_f09_too_little_memory_is_told_with_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fit(*_: Any, **__: Any) -> Any:
+        raise error
+
+    rows = [{"text": f"{'warm' if n % 2 else 'cold'} {n}", "label": "ab"[n % 2]} for n in range(24)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    model = {"from_scratch": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                              "intermediate_size": 32, "vocab_size": 60}}  # fmt: skip
+    recipe = {"task": "text-classification", "model": model, "data": {"source": "rows.jsonl"}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    monkeypatch.setattr(experiment, "fit", fit)
+    run = tmp_path / "run"
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--run", str(run), "--quiet"]) == 5
+    said = capsys.readouterr().err
+    assert f"error: {run}: out of memory. Lower what is computed at a time" in said and "max_tokens" in said
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "failed"
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_faults("run"):
+        raise RuntimeError("shapes differ")
+    with pytest.raises(OutOfMemory, match="out of memory"), memory_faults("run"):
+        torch.empty(2**56)

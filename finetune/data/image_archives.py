@@ -7,6 +7,7 @@ made to carry images; it is refused as a whole, and the entry is named.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import stat
@@ -185,7 +186,10 @@ def _reading(name: str) -> Iterator[None]:
         yield
     except PermissionError:
         raise DataError(name, "cannot be read: permission denied") from None
-    except DAMAGED as error:
+    except (*DAMAGED, OSError) as error:
+        # bz2's fault has no number; a place before the start of the file is EINVAL.
+        if not isinstance(error, DAMAGED) and error.errno not in (None, errno.EINVAL):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         what = f"the archive is damaged or incomplete ({reason})"
         raise DataError(name, what, "Make or fetch it again.") from None

@@ -28,6 +28,8 @@ from finetune.recipe_image import ImageColumns
 
 DIGITS = "builtin:digits"
 CHUNK_BYTES = 1 << 20
+GRID = "grid.png"
+GRID_RECORDS = ("samples.json", "reconstructions.json")  # what `sample` and `predict` write beside such a grid
 ACCEPTED = (
     "Accepted: a folder of images or of a folder for each class, .zip and .tar of these, idx files, .parquet and "
     ".arrow with a column of images, .csv and .jsonl that name files, builtin:digits."
@@ -72,11 +74,17 @@ def find_images(source: Source, *, columns: ImageColumns, base: Path, most_pixel
 
 
 def read_new_images(
-    path: Path | str, *, size: int, channels: int, resize: Resize, most_pixels: int
+    path: Path | str,
+    *,
+    size: int,
+    channels: int,
+    resize: Resize,
+    most_pixels: int,
+    say: Callable[[str], object] = lambda note: None,
 ) -> tuple[Pixels, list[str]]:
     """Images for a finished model from a file, folder, archive or idx file: uint8 (N, channels, size, size), names.
 
-    Raises DataError with every image that cannot be read.
+    `say` is told what was left out and changed. Raises DataError with every image that cannot be read.
     """
     path, shape, changes = Path(path), Shape(size, channels, resize, most_pixels), Changes()
     found = find_images(str(path), columns=ImageColumns(label=None), base=Path.cwd(), most_pixels=most_pixels)
@@ -90,6 +98,8 @@ def read_new_images(
                 problems.add(source.origin(number), error.what, error.do)
             names.append(source.origin(number))
     problems.raise_if_any()
+    for note in (*found.notes, *changes.notes()):
+        say(note)
     return np.stack(pixels), names
 
 
@@ -180,6 +190,9 @@ class _Finder:
         if tables and not any(map(is_image, files)):
             return self._one_each(tables, folder, of_split=_split_of_table, name=name, files=files)
         self._needs_no_columns(name)
+        if GRID in files and {*GRID_RECORDS} & {*files}:
+            files.remove(GRID)
+            self.notes.append(f"{name}: {GRID} left out, which shows the other images again")
         found = arranged(files, folders, name=name, labelled=self.labelled)
         self.notes += found.notes
         return _by_part(found, lambda entries: _tree(folder, name=name, entries=entries))

@@ -8,6 +8,7 @@ ELBO is a bound for data of 256 levels.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from finetune.image.losses import divergence_nats, reconstruction_nats
 from finetune.image.vae import Vae
 from finetune.scores.images import LEVELS
 
@@ -54,19 +56,20 @@ def measure_likelihood(
 ) -> Likelihood:
     """Of images (N, C, S, S) and what each is asked by: None, class numbers (N,), or embeddings (N, D).
 
-    The latents' noise is drawn on the CPU from `seed`, the same for every model. `model` is left in evaluation mode
-    or training mode as it was.
+    The latents' noise of an image depends on `seed` and on its pixels alone: its scores are the same wherever it
+    stands, and for every model and condition the noise is the same. `model` is left in evaluation mode or training
+    mode as it was.
     """
     device, was_training = next(model.parameters()).device, model.training
     model.train(False)
-    generator = torch.Generator().manual_seed(seed)
     found: list[Tensor] = []
     try:
         for start in range(0, len(pixels), IMAGES_AT_ONCE):
             rows = slice(start, start + IMAGES_AT_ONCE)
             levels = torch.from_numpy(np.array(pixels[rows])).to(device)
             told = None if condition is None else condition[rows].to(device)
-            found.append(_of_batch(model, levels, told, generator).double().cpu())
+            noise = latent_noise(pixels[rows], size=model.config.latent_size, seed=seed).to(device)
+            found.append(_of_batch(model, levels, told, noise).double().cpu())
     finally:
         model.train(was_training)
     elbo, loss, error = torch.cat(found, dim=1).numpy()
@@ -76,6 +79,13 @@ def measure_likelihood(
         squared_error=error,
         is_bound=model.config.likelihood != "bernoulli",
     )
+
+
+def latent_noise(pixels: npt.NDArray[np.uint8], *, size: int, seed: int) -> Tensor:
+    """(N, size) standard normal numbers, drawn for each image from `seed` and the sha256 of its pixels."""
+    keys = (hashlib.sha256(b"%d " % seed + np.ascontiguousarray(image).tobytes()).digest() for image in pixels)
+    rows = [np.random.default_rng(int.from_bytes(key, "big")).standard_normal(size, dtype=np.float32) for key in keys]
+    return torch.from_numpy(np.stack(rows))
 
 
 def level_nats(levels: Tensor, means: Tensor, log_deviation: Tensor) -> Tensor:
@@ -95,22 +105,15 @@ def level_nats(levels: Tensor, means: Tensor, log_deviation: Tensor) -> Tensor:
     return -each.flatten(1).sum(dim=1)
 
 
-def _of_batch(model: Vae, levels: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+def _of_batch(model: Vae, levels: Tensor, condition: Tensor | None, noise: Tensor) -> Tensor:
     """(3, N): ELBO, loss, squared error."""
     pixels = levels.float() / (LEVELS - 1)
-    output = model(pixels, condition, generator=_copy(generator))
     mean, log_variance = model.encode(pixels, condition)
-    noise = torch.randn(mean.shape, generator=generator).to(mean)
+    logits = model.decode(mean + torch.exp(0.5 * log_variance) * noise, condition)
     deviation = model.pixel_log_deviation()
-    elbo = output.elbo
-    if deviation is not None:
-        means = model.decode(mean + torch.exp(0.5 * log_variance) * noise, condition).sigmoid()
-        elbo = -(level_nats(levels, means, deviation) + output.divergence.double())
-    loss = output.reconstruction + model.config.beta * output.divergence
-    error = functional.mse_loss(model.reconstruct(pixels, condition), pixels, reduction="none").flatten(1).mean(dim=1)
-    return torch.stack([elbo.double(), loss.double(), error.double()])
-
-
-def _copy(generator: torch.Generator) -> torch.Generator:
-    """A generator that draws what the given one is about to draw, and leaves it where it is."""
-    return torch.Generator().set_state(generator.get_state())
+    reconstruction, divergence = reconstruction_nats(pixels, logits, deviation), divergence_nats(mean, log_variance)
+    nats = reconstruction.double() if deviation is None else level_nats(levels, logits.sigmoid(), deviation)
+    loss = reconstruction + model.config.beta * divergence
+    rebuilt = model.decode(mean, condition).sigmoid()
+    error = functional.mse_loss(rebuilt, pixels, reduction="none").flatten(1).mean(dim=1)
+    return torch.stack([-(nats + divergence.double()), loss.double(), error.double()])

@@ -43,14 +43,6 @@ def divergence_nats(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1)
 
 
-def bits_per_dimension(elbo_nats: float, *, size: int, channels: int) -> float:
-    """The ELBO of an image in bits per number of it: -elbo / (channels · size² · ln 2). 8 is no compression at all.
-
-    Of a Gaussian likelihood it is comparable with other models of 8-bit images; of a Bernoulli it is not.
-    """
-    return -elbo_nats / (channels * size * size * math.log(2))
-
-
 def discriminator_loss(real: Tensor, drawn: Tensor, *, loss: AdversarialLoss) -> Tensor:
     """What the discriminator minimises, from its logits (N,) of real and of drawn images.
 

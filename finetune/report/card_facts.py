@@ -125,7 +125,7 @@ def front_matter(card: Card) -> str:
     task, signatures = card.story.info.task, card.shown.signatures
     results = [
         EvalResult(
-            task_type=PIPELINE_TAGS.get(task, task),
+            task_type=_pipeline(card),
             task_name=TASK_NAMES.get(task, task),
             dataset_type=_dataset_type(card),
             dataset_name=_dataset_name(card),
@@ -141,8 +141,8 @@ def front_matter(card: Card) -> str:
     data = ModelCardData(
         language=_language(card),
         library_name=_library(card),
-        pipeline_tag=PIPELINE_TAGS.get(task, task),
-        tags=["finetune", PIPELINE_TAGS.get(task, task), *MORE_TAGS.get(task, [])],
+        pipeline_tag=_pipeline(card),
+        tags=["finetune", _pipeline(card), *MORE_TAGS.get(task, [])],
         base_model=base_model(card),
         datasets=_hub_datasets(card) or None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
@@ -150,6 +150,14 @@ def front_matter(card: Card) -> str:
         eval_results=results or None,
     )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def _pipeline(card: Card) -> str:
+    """The Hub's name of the task; an image model that is asked by text is one of text-to-image."""
+    task, image = card.story.info.task, card.model.get("image")
+    if isinstance(image, dict) and image.get("condition") == "caption":
+        return "text-to-image"
+    return PIPELINE_TAGS.get(task, task)
 
 
 def _library(card: Card) -> str:

@@ -31,13 +31,13 @@ MOST_CHANGED = 30
 
 
 def render_comparison(comparison: Comparison, folder: Path, language: Language) -> str:
-    words = Words(language)
+    words = Words(language, of_images=is_of_image(comparison.metric))
     tested = comparison.tests[0].test.metric if comparison.tests else comparison.metric
     ranked = _ranked(comparison)
     return many_page(
         folder,
         comparison.kind,
-        [words("documents.test" if comparison.tests else "images.test", n=f"{comparison.documents:,}")],
+        [words("documents.test", n=f"{comparison.documents:,}")],
         comparison_sentences(comparison, language),
         comparison_outcome(comparison),
         [_compared_runs(ranked, tested, comparison.metric, folder, words)],
@@ -85,7 +85,7 @@ def _compared_runs(
     return [
         table(words("caption.test"), columns, rows, classes="wide headline", ours=0),
         approximate_note(shown, words),
-        foot(words("note.intervals_images" if is_of_image(metric) else "note.intervals")),
+        foot(words("note.intervals")),
     ]
 
 

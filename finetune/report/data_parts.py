@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune.progress import size_text
 from finetune.report.page import Child, Markup, joined, tag
 from finetune.report.parts import (
     Column,
@@ -31,15 +32,16 @@ TOKENS = (
 )
 FAMILIES = (
     *("exact_families", "rows_in_exact_families", "near_families", "rows_in_families", "largest"),
-    "rows_too_short_to_compare",
+    *("rows_too_short_to_compare", "rows_too_plain_to_compare"),
 )
 COUNTED_LEAKS = ("exact", "near", "in_groups", "leaking")
 
 
 def data(report: Json, words: Words) -> list[Child]:
-    """Sources, cleaning, duplicate families, splits and labels."""
+    """Sources, how images were read, cleaning, duplicate families, splits and labels."""
     return [
         _sources(report, words),
+        _images(report, words),
         _cleaning(report, words),
         _families(report, words),
         _splits(report, words),
@@ -60,6 +62,29 @@ def _sources(report: Json, words: Words) -> Markup | None:
         Column("sha256", "t"),
     ]  # fmt: skip
     return _headed(words("sources"), table(None, columns, rows))
+
+
+def _images(report: Json, words: Words) -> Markup | None:
+    """What became of images on their way to the network; nothing of a table of texts."""
+    found = report.get("images") or {}
+    sizes = [" × ".join(f"{side:,}" for side in found[key]) for key in ("smallest", "largest") if found.get(key)]
+    original = words("image_facts.sizes", least=sizes[0], most=sizes[-1]) if len({*sizes}) > 1 else "".join(sizes[:1])
+    changed = [f"{what}: {count(images)}" for what, images in (found.get("changed") or {}).items()]
+    pixels = [
+        words("image_facts.per_channel", mean=f"{mean:.3f}", deviation=f"{deviation:.3f}")
+        for mean, deviation in zip(found.get("train_mean", []), found.get("train_deviation", []), strict=True)
+    ]
+    listed = facts(
+        [
+            (words("image_facts.resizing"), found.get("resizing")),
+            (words("image_facts.values"), found.get("values")),
+            (words("image_facts.original"), original),
+            (words("image_facts.changed"), "; ".join(changed)),
+            (words("image_facts.skipped"), count(found.get("skipped") or None)),
+            (words("image_facts.pixels"), "; ".join(pixels)),
+        ]
+    )
+    return _headed(words("image_facts"), listed)
 
 
 def _cleaning(report: Json, words: Words) -> Markup | None:
@@ -194,6 +219,8 @@ def environment(info: RunInfo, words: Words) -> list[Child]:
             (words("env.model"), info.model_origin),
             (words("env.parameters"), count(info.parameters)),
             (words("env.trainable"), count(info.trainable_parameters)),
+            (words("env.optimizer"), size_text(info.optimizer_bytes) if info.optimizer_bytes else None),
+            (words("env.memory"), size_text(info.peak_memory_bytes) if info.peak_memory_bytes else None),
             (words("env.steps"), count(info.steps)),
             (words("env.tokens"), count(info.training_tokens)),
             (words("env.padding"), share(info.padding_share)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from finetune.data_card import escaped
 from finetune.report.card_facts import Card
 from finetune.report.image_parts import is_suspicious
+from finetune.runs import Json
 
 MOST_LABELS = 100
 DRAW = """from finetune.image.networks import load_image_model
@@ -54,6 +55,7 @@ def copying(card: Card) -> list[str]:
 def image_settings(card: Card) -> list[tuple[str, object]]:
     """The settings of the networks and of the images, as the recipe names them."""
     kinds = {f"model.{kind}": card.section("model").get(kind) for kind in ("vae", "gan", "style")}
+    by_text = _condition(card) == "caption"
     sections = {
         name: each for name, each in {**kinds, "image": card.section("image")}.items() if isinstance(each, dict)
     }
@@ -61,8 +63,19 @@ def image_settings(card: Card) -> list[tuple[str, object]]:
         (f"{section}.{name}", value)
         for section, each in sections.items()
         for name, value in each.items()
-        if value not in (None, [], {}) and not isinstance(value, dict)
+        if value not in (None, [], {}) and not isinstance(value, dict) and (name != "text_encoder" or by_text)
     ]
+
+
+def reading(data: Json) -> list[str]:
+    """What became of the images on their way to the network; nothing of data without images."""
+    found = data.get("images") or {}
+    told = [f"Images: {escaped(found['resizing'], 1000)}."] if found.get("resizing") else []
+    if changed := found.get("changed"):
+        told.append("Changed: " + "; ".join(f"{escaped(what)}: {n:,}" for what, n in changed.items()) + ".")
+    if skipped := found.get("skipped"):
+        told.append(f"Skipped, because they could not be read: {skipped:,}.")
+    return told
 
 
 def limits(card: Card) -> list[str]:

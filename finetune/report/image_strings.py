@@ -6,14 +6,13 @@ from __future__ import annotations
 # ruff: noqa: E501
 IMAGE_WORDS: dict[str, tuple[str, str]] = {
     "task.image-generation": ("image generation", "图像生成"),
-    "images.test": ("{n} test images", "测试集 {n} 张图像"),
-    "images.validation": ("{n} validation images", "验证集 {n} 张图像"),
     # ---- the verdict
     "drawn.untested": ("No baseline was tested beside this model.", "没有与任何基线做检验。"),
     "drawn.value": ("Test {metric} is {ours}.", "测试集 {metric} 为 {ours}。"),
     "drawn.floor": ("Test {metric} is {ours}; real images against other real ones have {floor}.", "测试集 {metric} 为 {ours}；真实图像对另一批真实图像为 {floor}。"),
     "drawn.recall": ("Its recall is {recall}: more than half of the real images lie where it draws nothing.", "其 recall 为 {recall}：过半的真实图像落在它不画之处。"),
     "compare.images": ("Test {metric}, the best first: {scores}. Nothing was tested: a difference may be chance.", "测试集 {metric}，最好的在前：{scores}。没有做检验：差别可能出于偶然。"),
+    "seeds.own": ("Test {metric} is {mean} on average, deviation {deviation}, from {low} to {high}.", "测试集 {metric} 平均 {mean}，标准差 {deviation}，从 {low} 到 {high}。"),
     "compare.value": ("{name} {value}", "{name} {value}"),
     # ---- baselines
     "baseline.real_images": ("Real images against other real ones (the floor)", "真实图像对另一批真实图像（下限）"),
@@ -36,9 +35,8 @@ IMAGE_WORDS: dict[str, tuple[str, str]] = {
     "drawn_score.train_on_synthetic": ("accuracy on real images of a classifier that learnt from drawn ones alone", "只从生成图像学习的分类器在真实图像上的准确率"),
     "caption.more_images": ("More scores of the same images", "同一批图像的其他分数"),
     "note.images": ("↓ lower is better. Scores compare only between models of the same data, features and counts.", "↓ 越低越好。只有数据、特征与数量都相同的模型之间，分数才可比较。"),
-    "note.intervals_images": ("[ ] are 95 % intervals over images: they do not say how another seed would do.", "[ ] 为以图像为单位的 95 % 区间：它不说明换一个随机种子会怎样。"),
-    "images": ("images", "图像数"),
     "paired.about_images": ("Approximate randomisation, two-sided; it swaps real images, or whole groups where there are groups. Each real image is covered, recalled or recognised, or it is not. Better means ahead with p below 0.05. Nobody has to beat training_images: a model that copies cannot be told from a perfect one by these scores.", "近似随机化检验（双侧）；按真实图像互换，有分组时按整组互换。每张真实图像要么被覆盖（召回、认出），要么没有。“更好”指领先且 p 小于 0.05。training_images 无须胜过：单凭这些分数，抄写的模型与完美的模型无法区分。"),
+    "families.rows_too_plain_to_compare": ("images too plain to compare", "图案过少而无法比较的图像数"),
     # ---- pictures
     "grids": ("Drawn after every epoch", "各轮之后画出的图像"),
     "grids.about": ("The same random numbers every time: what changes is the model.", "每次使用同样的随机数：变化的只是模型。"),
@@ -62,6 +60,16 @@ IMAGE_WORDS: dict[str, tuple[str, str]] = {
     "alt.nearest": ("Drawn images above their nearest training images", "生成图像及其下方最接近的训练图像"),
     "alt.interpolation": ("Rows of images between two latents", "两个潜变量之间的图像"),
     "alt.reconstructions": ("Real images beside their reconstructions", "真实图像与其重建"),
+    # ---- how images were read
+    "image_facts": ("How images were read", "图像如何读入"),
+    "image_facts.resizing": ("size", "尺寸"),
+    "image_facts.values": ("values", "数值"),
+    "image_facts.original": ("original sizes", "原始尺寸"),
+    "image_facts.changed": ("changed", "改动"),
+    "image_facts.skipped": ("files skipped, which could not be read", "跳过的无法读取的文件"),
+    "image_facts.pixels": ("training pixels, mean and deviation (0 to 1)", "训练像素的均值与标准差（0 到 1）"),
+    "image_facts.sizes": ("{least} to {most}", "{least} 至 {most}"),
+    "image_facts.per_channel": ("{mean}, {deviation}", "{mean}，{deviation}"),
     # ---- the game
     "plot.game": ("Losses of both sides by epoch: neither falls for good while the game goes on", "双方的损失：博弈进行时都不会一直下降"),
     "plot.generator": ("generator", "生成器"),
@@ -69,5 +77,31 @@ IMAGE_WORDS: dict[str, tuple[str, str]] = {
     "plot.judged": ("What the discriminator takes for real, mean of sigmoid: near 0.5 for both it cannot tell them apart", "判别器认作真实的程度（sigmoid 均值）：两者都近 0.5 时它无法分辨"),
     "plot.judged_real": ("real, D(x)", "真实图像 D(x)"),
     "plot.judged_drawn": ("drawn, D(G(z))", "生成图像 D(G(z))"),
+}
+# What pages of every task say of documents, said of images.
+IMAGES_FOR_DOCUMENTS: dict[str, tuple[str, str]] = {
+    "documents": ("images", "图像数"),
+    "documents.test": ("{n} test images", "测试集 {n} 张图像"),
+    "documents.validation": ("{n} validation images", "验证集 {n} 张图像"),
+    "rows": ("images", "图像数"),
+    "labels.counts": ("Images of each label", "各标签的图像数"),
+    "paired.caption": ("{metric} on the same test images", "同一批测试图像上的 {metric}"),
+    "ahead_ours": ("model better on", "模型较好的图像"),
+    "ahead_theirs": ("baseline better on", "基线较好的图像"),
+    "families": ("Duplicate families", "重复图像族"),
+    "families.about": ("A family of duplicates stays in one split.", "同一族的图像总在同一个划分中。"),
+    "families.exact_families": ("families of equal images", "完全相同的图像族"),
+    "families.rows_in_exact_families": ("images in them", "其中的图像数"),
+    "families.near_families": ("families of nearly equal images", "近似重复的图像族"),
+    "families.rows_in_families": ("images in families of any kind", "各类族中的图像数"),
+    "families.largest": ("images of the largest family", "最大一族的图像数"),
+    "leaks.clean": ("No split shares an image, a near duplicate or a group with a later one.", "没有任何划分与其后的划分共有相同图像、近似重复或组。"),
+    "leaks.found": ("{n} images leak into a later split; scores on them measure memory.", "有 {n} 张图像泄漏到其后的划分中；在这些图像上的分数衡量的是记忆。"),
+    "leaks.rows": ("images of the later", "后者图像数"),
+    "note.intervals": ("[ ] are 95 % intervals over images: they do not say how another seed would do.", "[ ] 为以图像为单位的 95 % 区间：它不说明换一个随机种子会怎样。"),
+    "note.intervals_validation": ("[ ] are 95 % intervals over the validation images; they do not correct for the epoch having been selected on them.", "[ ] 为验证图像上的 95 % 区间；轮次正是在这些图像上选出的，区间没有对此作修正。"),
+    "why.data.limit": ("train on all images", "使用全部图像，也许最有帮助"),
+    "seeds.about": ("All seeds have the same split: the deviation is what chance in training, drawing and measuring does, not how a score would vary over new images.", "所有种子的划分相同：标准差反映训练、生成与度量中的偶然性，而不是分数在新图像上的变化。"),
+    "seeds.caption": ("Scores of best/ on the same {documents} test images", "best/ 在同一批 {documents} 张测试图像上的分数"),
 }
 # fmt: on

@@ -37,7 +37,7 @@ from finetune.report.parts import (
     strip_column,
     table,
 )
-from finetune.report.sentences import Tested, outcome, p_of, p_text, plain_score, verdict_sentences
+from finetune.report.sentences import Tested, is_of_images, outcome, p_of, p_text, plain_score, verdict_sentences
 from finetune.report.strings import Language, Words
 from finetune.run_files import Score
 from finetune.scores.paired import greater_is_better
@@ -77,7 +77,7 @@ def render_crossval(result: CrossValidation, folder: Path, language: Language) -
 
 
 def render_seeds(study: SeedStudy, folder: Path, language: Language) -> str:
-    words = Words(language)
+    words = Words(language, of_images=is_of_images(study.scores))
     return many_page(
         folder,
         study.kind,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune.report.sentences import (
+    COPIES,
+    FLOOR,
     Outcome,
     compared_by,
     difference_text,
     is_of_image,
+    is_of_images,
     is_of_text,
     named_test,
     number,
@@ -26,6 +29,8 @@ from finetune.selection.crossval import CrossValidation
 from finetune.selection.fold_scores import FoldsScore, RecipeResult
 from finetune.selection.search import SearchResult
 from finetune.selection.seeds import SeedStudy
+
+OF_REAL_IMAGES = ("coverage", "recall", "train_on_synthetic")  # scores that a paired test of images can have
 
 
 def comparison_sentences(comparison: Comparison, language: Language = "en") -> list[str]:
@@ -79,24 +84,15 @@ def crossval_sentences(result: CrossValidation, language: Language = "en") -> li
 
 def seeds_sentences(study: SeedStudy, language: Language = "en") -> list[str]:
     """How the seeds stand to the highest baseline, and what their deviation means."""
-    words, rival = Words(language), highest_baseline(study)
-    metric = study.metric if rival is None else compared_by(study.metric, study.scores)
-    found = study.scores.get(metric)
-    values = [value for value in (found.values if found else []) if value is not None]
-    told = {
-        "n": len(study.runs),
-        "metric": metric,
-        "mean": plain_score(found.mean if found else None, metric),
-        "deviation": plain_score(found.deviation if found else None, metric),
-        "low": plain_score(min(values, default=None), metric),
-        "high": plain_score(max(values, default=None), metric),
-    }
+    words, rival = Words(language, of_images=is_of_images(study.scores)), highest_baseline(study)
     if rival is None:
-        return [words("seeds.alone", **told), words("seeds.about")]
-    name, theirs = rival
-    told |= {"baseline": name, "theirs": number(theirs, metric), "ahead": seeds_ahead(study)}
+        return [words("seeds.alone", **_over_seeds(study, study.metric)), words("seeds.about")]
+    metric, (name, theirs) = metric_beside_baselines(study), rival
+    told = _over_seeds(study, metric) | {"baseline": name, "theirs": number(theirs, metric)}
     key = {0: "seeds.none", len(study.runs): "seeds.ahead"}.get(seeds_ahead(study), "seeds.some")
-    return [words(key, **told), words("seeds.about")]
+    of_own = words.of_images and metric != study.metric
+    own = [words("seeds.own", **_over_seeds(study, study.metric))] if of_own else []
+    return [words(key, **told, ahead=seeds_ahead(study)), *own, words("seeds.about")]
 
 
 def search_sentences(result: SearchResult, language: Language = "en") -> list[str]:
@@ -135,10 +131,24 @@ def best_run(comparison: Comparison) -> tuple[str, dict[str, PairedTest]]:
     return best, {pair.second: pair.test for pair in comparison.tests if pair.first == best}
 
 
+def metric_beside_baselines(study: SeedStudy) -> str:
+    """What seeds and baselines are compared by: the metric by which one run is tested against them."""
+    if is_of_images(study.scores):
+        return study.metric if study.metric in OF_REAL_IMAGES else "coverage"
+    return compared_by(study.metric, study.scores)
+
+
 def highest_baseline(study: SeedStudy) -> tuple[str, float] | None:
-    """The baseline with the best test score, and that score; a study has no one validation to name it by."""
-    metric = compared_by(study.metric, study.scores)
-    known = {name: value for name, scores in study.baselines.items() if (value := scores.get(metric)) is not None}
+    """The baseline with the best test score, and that score; a study has no one validation to name it by.
+
+    Of images those alone that are to be beaten: neither copies of training images nor real ones.
+    """
+    metric = metric_beside_baselines(study)
+    known = {
+        name: value
+        for name, scores in study.baselines.items()
+        if name not in (COPIES, FLOOR) and (value := scores.get(metric)) is not None
+    }
     if not known:
         return None
     best = (max if greater_is_better(metric) else min)(known, key=lambda name: known[name])
@@ -147,10 +157,11 @@ def highest_baseline(study: SeedStudy) -> tuple[str, float] | None:
 
 def seeds_ahead(study: SeedStudy) -> int:
     """How many seeds have a better score than the highest baseline."""
-    rival, found = highest_baseline(study), study.scores.get(compared_by(study.metric, study.scores))
+    metric = metric_beside_baselines(study)
+    rival, found = highest_baseline(study), study.scores.get(metric)
     if rival is None or found is None:
         return 0
-    sign = 1 if greater_is_better(study.metric) else -1
+    sign = 1 if greater_is_better(metric) else -1
     return sum(value is not None and sign * (value - rival[1]) > 0 for value in found.values)
 
 
@@ -177,6 +188,20 @@ def fold_score(found: FoldsScore | None, *, documents: int) -> Score:
     if found is None:
         return Score(value=None, n=documents)
     return Score(value=found.mean, low=found.low, high=found.high, n=documents, note=found.note)
+
+
+def _over_seeds(study: SeedStudy, metric: str) -> dict[str, object]:
+    """The values of one score over the seeds, in words."""
+    found = study.scores.get(metric)
+    values = [value for value in (found.values if found else []) if value is not None]
+    return {
+        "n": len(study.runs),
+        "metric": metric,
+        "mean": plain_score(found.mean if found else None, metric),
+        "deviation": plain_score(found.deviation if found else None, metric),
+        "low": plain_score(min(values, default=None), metric),
+        "high": plain_score(max(values, default=None), metric),
+    }
 
 
 def _folds_against_baselines(best: RecipeResult, result: CrossValidation, words: Words) -> str:

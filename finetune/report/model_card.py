@@ -14,7 +14,7 @@ from finetune.data.text_steps import visible
 from finetune.data_card import escaped
 from finetune.report.adapter_card import adapter_facts, adapter_settings, is_adapter, libraries, load_classifier
 from finetune.report.card_facts import Card, Which, base_model, file_name, front_matter, read_card
-from finetune.report.image_card import copying, how_to_draw, image_settings, limits
+from finetune.report.image_card import copying, how_to_draw, image_settings, limits, reading
 from finetune.report.parts import IMAGE_HEADLINES, MORE_IMAGE_HEADLINES, MORE_TEXT_HEADLINES, TEXT_HEADLINES
 from finetune.report.sentences import (
     coverages,
@@ -44,6 +44,7 @@ LOAD_PLAIN = """from transformers import pipeline
 
 classify = pipeline("text-classification", model="PATH_OR_NAME", top_k=None)"""
 _WORDS = Words("en")
+_IMAGE_WORDS = Words("en", of_images=True)
 
 
 def render_model_card(run: Run, *, which: Which, name: str | None = None, settings: Json | None = None) -> str:
@@ -93,8 +94,9 @@ def _which_weights(card: Card) -> str:
         text = "The weights beside this card are those of the last epoch, not the chosen ones of `best/`."
     digest = card.scores.weights.get(card.which)
     if merged := card.model.get("merged"):
+        told = f", {chosen}" if chosen and card.which == "best" else ""
         text = (
-            f"The weights beside this card are the adapter of `best/`{', ' if chosen else ''}{chosen}, worked into its "
+            f"The weights beside this card are the adapter of `{card.which}/`{told}, worked into its "
             f"base. The scores are those of the adapter on its base; merged, the logits of a probe differ by "
             f"{merged['difference']:.1g} of the largest."
         )
@@ -141,8 +143,8 @@ def _intervals(scores: Sequence[tuple[str, Score]], split: str, card: Card) -> s
     """What the intervals cover; which of them are approximate, and how much they hold."""
     if not any(score.low is not None for _, score in scores):
         return _WORDS("note.no_intervals")
-    of_test = "note.intervals_images" if card.story.draws else "note.intervals"
-    text = _WORDS(of_test if split == "test" else "note.intervals_validation")
+    words = _IMAGE_WORDS if card.story.draws else _WORDS
+    text = words("note.intervals" if split == "test" else "note.intervals_validation")
     if approximate := coverages(scores):
         shares = _WORDS.listed([f"{name} {share} %" for name, share in approximate.items()])
         text += " " + _WORDS("note.approximate_each", shares=shares)
@@ -260,7 +262,7 @@ def _data(card: Card) -> list[str]:
         for each in data.get("cleaning", [])
     ]
     families, copies = data.get("duplicate_families") or {}, data.get("augmentation") or {}
-    facts = []
+    facts = reading(data)
     if families:
         facts.append(
             f"Duplicates: {families.get('rows_in_families', 0):,} {_units(card)} are in "
@@ -272,7 +274,7 @@ def _data(card: Card) -> list[str]:
     if copies.get("copies"):
         facts.append(f"Augmentation: {_number(copies['copies'])} changed copies, in the training split only.")
     return [
-        _table(["source", "rows", "sha256"], files),
+        _table(["source", "images" if card.story.draws else "rows", "sha256"], files),
         _table(["split", _units(card), "groups"], splits),
         _table(["cleaning step", "rows changed", "rows dropped"], cleaning),
         "\n".join(f"- {fact}" for fact in facts),

@@ -14,7 +14,8 @@ from finetune.runs import Run
 
 def render_run(run: Run, language: Language) -> str:
     """The whole page as HTML. Raises CheckpointError when the folder holds no scores."""
-    story, words = Story.read(run), Words(language)
+    story = Story.read(run)
+    words = Words(language, of_images=story.draws)
     slices = label_parts.slices(story.analysis, story.shown, story.metric, words)
     parts: list[Block] = [
         *_about(story, words),
@@ -85,7 +86,7 @@ def _header(story: Story, words: Words) -> Markup:
     known = [
         words.known("task", info.task),
         info.model_origin,
-        words(f"images.{story.split}" if story.draws else f"documents.{story.split}", n=f"{documents:,}"),
+        words(f"documents.{story.split}", n=f"{documents:,}"),
         (info.finished or info.started)[:10],
     ]
     status = words(f"status.{info.status}") if info.status != "complete" else None

@@ -131,8 +131,7 @@ def _about_intervals(story: Story, metrics: Sequence[str], words: Words) -> list
     without = [metric for metric, score in scores if score.value is not None and score.low is None]
     said: list[Child] = []
     if len(without) < len(scores):
-        key = "note.intervals_images" if story.draws else "note.intervals"
-        said.append(words(key if story.split == "test" else "note.intervals_validation"))
+        said.append(words("note.intervals" if story.split == "test" else "note.intervals_validation"))
         if without:
             said.append(words("note.without", metrics=words.listed(without)))
     else:
@@ -154,7 +153,7 @@ def all_scores(story: Story, words: Words) -> list[Child]:
                      if split in splits]  # fmt: skip
     metrics = list(dict.fromkeys(metric for _, each in standing for metric in each.scores))
     rows: list[list[Child]] = [
-        [metric_heading(metric), *(score_cell(each.scores.get(metric), metric) for _, each in standing)]
+        [_heading(metric, story), *(score_cell(each.scores.get(metric), metric) for _, each in standing)]
         for metric in metrics
     ]
     shown = [(metric, score) for _, each in standing for metric, score in each.scores.items()]
@@ -187,7 +186,7 @@ def _paired_tests(scores: Scores, words: Words) -> Child:
     columns = [
         words("baseline"), words("metric"), words("ours"), words("theirs"), words("difference"),
         words("randomisation"), words("holm"), "McNemar", words("ahead_ours" if of_text or of_image else "only_ours"),
-        words("ahead_theirs" if of_text or of_image else "only_theirs"), words("images" if of_image else "documents"),
+        words("ahead_theirs" if of_text or of_image else "only_theirs"), words("documents"),
         words("groups"), words("result"),
     ]  # fmt: skip
     caption = words("paired.caption", metric=words.listed(metrics))

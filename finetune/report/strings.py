@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from finetune.report.image_strings import IMAGE_WORDS
+from finetune.report.image_strings import IMAGE_WORDS, IMAGES_FOR_DOCUMENTS
 from finetune.report.text_strings import TEXT_WORDS
 
 Language = Literal["en", "zh"]
@@ -18,12 +18,14 @@ Language = Literal["en", "zh"]
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one language: `words("documents.test", n="1,260")`."""
+    """The words of one language: `words("documents.test", n="1,260")`; `of_images` where documents are images."""
 
     language: Language
+    of_images: bool = False
 
     def __call__(self, key: str, **values: object) -> str:
-        return WORDS[key][get_args(Language).index(self.language)].format(**values)
+        found = IMAGES_FOR_DOCUMENTS.get(key) if self.of_images else None
+        return (found or WORDS[key])[get_args(Language).index(self.language)].format(**values)
 
     def known(self, kind: str, name: str) -> str:
         """The words for a name of the files, such as a baseline; the name itself where there are none."""
@@ -330,6 +332,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "env.model": ("model from", "模型来源"),
     "env.parameters": ("parameters", "参数量"),
     "env.trainable": ("trainable parameters", "可训练参数量"),
+    "env.optimizer": ("state of the optimizer", "优化器状态"),
+    "env.memory": ("most memory while training", "训练时最高内存"),
     "env.steps": ("optimizer steps", "优化步数"),
     "env.tokens": ("tokens trained on", "训练词元数"),
     "env.padding": ("padding", "填充占比"),

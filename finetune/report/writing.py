@@ -6,19 +6,21 @@ when it was written.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from finetune.errors import CheckpointError
+from finetune.report.card_facts import Which
 from finetune.report.comparison_page import render_comparison
 from finetune.report.many_pages import render_crossval, render_search, render_seeds
 from finetune.report.model_card import render_model_card
 from finetune.report.run_page import render_run
 from finetune.report.strings import Language
 from finetune.run_files import RunFile
-from finetune.runs import Run, write_text
+from finetune.runs import MODEL_SETTINGS, Run, write_text
 from finetune.selection.compare import Comparison
 from finetune.selection.crossval import CrossValidation
 from finetune.selection.search import SearchResult
@@ -62,6 +64,19 @@ def _cards(run: Run) -> dict[Path, str]:
     if run.last.is_dir():
         cards[run.last / "README.md"] = render_model_card(run, which="last")
     return cards
+
+
+def write_merged_card(source: str | Path, folder: Path) -> None:
+    """README.md for the plain model in `folder` that was made of an adapter in `source`.
+
+    `source` is a scored run, or its best/ or last/; an adapter that has left its run has no scores to tell.
+    """
+    place = Path(source).expanduser().absolute()
+    is_run = (place / "run.json").is_file()
+    run, which = (Run(place), "best") if is_run else (Run(place.parent), place.name)
+    if which in get_args(Which) and run.scores.is_file():
+        settings = json.loads((folder / MODEL_SETTINGS).read_text(encoding="utf-8"))
+        write_text(folder / "README.md", render_model_card(run, which=cast(Which, which), settings=settings))
 
 
 def _write_many(folder: Path, render: Callable[[Path, Language], str], language: Language | None) -> Path:

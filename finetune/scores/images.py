@@ -6,13 +6,16 @@ value means something beside other values on the same features and from the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Nats = TypeVar("Nats", float, Floats)
 
 # The direction of every metric of drawn images: is more better?
 IMAGE_METRICS: dict[str, bool] = {
@@ -163,10 +166,9 @@ def thumbnails(pixels: np.ndarray, *, most: int = LARGEST_COMPARED_SIDE) -> npt.
     return averaged
 
 
-def code_length(elbo: Floats, *, dimensions: int) -> Floats:
-    """Bits per dimension of images whose probability has the lower bound `elbo`, (N,) nats: -elbo / (D ln 2)."""
-    bits: Floats = -elbo / (dimensions * np.log(2.0))
-    return bits
+def bits_per_dimension(elbo: Nats, *, dimensions: int) -> Nats:
+    """Of images of `dimensions` numbers whose probability has the lower bound `elbo` in nats: -elbo / (D ln 2)."""
+    return -elbo / (dimensions * math.log(2.0))
 
 
 def _pair(real: np.ndarray, drawn: np.ndarray) -> tuple[Floats, Floats]:

@@ -165,8 +165,8 @@ def folders(*runs: AlignedRun) -> str:
 def _finished_run(folder: Path, *, name: str) -> FinishedRun:
     run = find_run(folder)
     info = run.read(run.info, RunInfo)
-    if info.status != "complete":
-        raise CheckpointError(str(folder), f"is not complete: {info.status}", "Finish it first: --resume.")
+    if (unfinished := run.unfinished()) is not None:
+        raise CheckpointError(str(folder), f"is not complete: {unfinished[0]}", unfinished[1])
     scores = run.read(run.scores, Scores)
     keeps_predictions = info.task != "image-generation"
     if "test" not in scores.splits or (keeps_predictions and not run.predictions("test").is_file()):

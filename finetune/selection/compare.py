@@ -22,7 +22,7 @@ from finetune.scores.images import IMAGE_METRICS
 from finetune.scores.intervals import LEAST_EFFECTIVE_GROUPS, independent_units
 from finetune.scores.paired import TESTED_INSTEAD, greater_is_better, holm, is_better
 from finetune.selection.aligned_runs import AlignedRun, Array, FinishedRun, finished_runs
-from finetune.selection.compared_images import image_metrics, image_notes, read_image_runs
+from finetune.selection.compared_images import image_metrics, image_notes, read_image_runs, usual_metric
 from finetune.selection.compared_labels import LABEL_METRICS, MOST_CHANGED_LISTED, LabelContest
 from finetune.selection.compared_texts import WRITER_METRICS, TextContest
 from finetune.selection.comparison import (
@@ -72,8 +72,8 @@ def compare_runs(
 ) -> tuple[Comparison, Path]:
     """Compare finished runs on the same test documents and write comparison.json into a new folder.
 
-    `metric` None is the first run's metric_for_best_model. Without `intersection` all runs must have the same test
-    documents; with it, those that all share are compared.
+    `metric` None is the first run's metric_for_best_model, of images coverage where a run lacks that. Without
+    `intersection` all runs must have the same test documents; with it, those that all share are compared.
     Raises CheckpointError for folders that are no finished runs, for a classifier beside a writer, for other labels,
     references or test documents, and RecipeError for a metric the runs have not or a folder that is not empty.
     """
@@ -81,15 +81,15 @@ def compare_runs(
     place = folder if folder is not None else new_run_folder("compare")
     _check_place(place)
     finished = finished_runs(folders)
-    metric_or_chosen = metric or finished[0].scores.metric_for_best_model
     if all(one.info.task == "image-generation" for one in finished):
         runs = read_image_runs(finished, intersection=intersection)
         _check_metric(metric, image_metrics(runs))
-        comparison = _compared_images(runs, metric=metric_or_chosen, place=place)
+        comparison = _compared_images(runs, metric=metric or usual_metric(runs), place=place)
     else:
         contest = _contest(finished, intersection=intersection)
         _check_metric(metric, contest.metrics)
-        comparison = _compared(contest, metric=metric_or_chosen, place=place)
+        metric = metric or finished[0].scores.metric_for_best_model
+        comparison = _compared(contest, metric=metric, place=place)
     write_json(place / "comparison.json", comparison)
     return comparison, place
 

@@ -39,6 +39,13 @@ def image_metrics(runs: Sequence[AlignedRun]) -> list[str]:
     return [name for name in IMAGE_METRICS if any(name in run.finished.scores.splits["test"].scores for run in runs)]
 
 
+def usual_metric(runs: Sequence[AlignedRun]) -> str:
+    """The metric that chose the first run's epoch; coverage where a run has no such score, as a game has no elbo."""
+    chosen = runs[0].finished.scores.metric_for_best_model
+    found = [run.finished.scores.splits["test"].scores.get(chosen) for run in runs]
+    return chosen if all(score is not None and score.value is not None for score in found) else "coverage"
+
+
 def image_notes(runs: Sequence[AlignedRun]) -> list[str]:
     """What keeps the scores from comparing."""
     notes = [NO_TEST]

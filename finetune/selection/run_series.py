@@ -113,7 +113,8 @@ def finished_run(loaded: LoadedRecipe, folder: Path, *, progress: Progress) -> R
         _refuse_other(found, wanted, where=folder, what="was trained with other settings")
         if not is_complete(folder):
             run = experiment.resume(folder, progress=progress)
-    for path in (run.scores, run.splits, run.predictions("test")):
+    predictions = [] if loaded.recipe.task == "image-generation" else [run.predictions("test")]
+    for path in (run.scores, run.splits, *predictions):
         if not path.is_file():
             what = f"is complete, but its {path.relative_to(folder)} is gone"
             raise CheckpointError(str(folder), what, "Delete this folder; the same command trains it again.")

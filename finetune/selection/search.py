@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.data.own_functions import own_function_texts
-from finetune.errors import CheckpointError, DataError, ModelError, RecipeError, Stopped, TrainingFailed
+from finetune.errors import CheckpointError, DataError, ModelError, OutOfMemory, RecipeError, Stopped, TrainingFailed
 from finetune.progress import SILENT, Progress
 from finetune.recipe import ClassifierRecipe, text_recipe
 from finetune.recipe_file import LoadedRecipe, dump_recipe, override, relocate
 from finetune.run_files import FORMAT_VERSION, RunFile, RunInfo, Score, Scores
+from finetune.run_lock import LOCK
 from finetune.runs import (
-    LOCK,
     OWN_FUNCTIONS,
     Run,
     check_run_folder,
@@ -224,8 +224,6 @@ class _Search:
 
     def _outcome(self, taken: Taken) -> tuple[Literal["COMPLETE", "PRUNED", "FAIL"], float | None, str | None]:
         """State, value and failure of a trial after its training."""
-        import torch
-
         from finetune.data.prepare import prepare
         from finetune.training.plan import Pruned
 
@@ -238,8 +236,8 @@ class _Search:
         except DataError as error:  # a text is too long for these settings, say
             prepare(self.loaded, progress=SILENT)  # raises where the data itself is at fault, for then nothing goes on
             return "FAIL", None, str(error)
-        except torch.cuda.OutOfMemoryError:
-            return "FAIL", None, "the memory of the GPU is too small for these settings"
+        except OutOfMemory:
+            return "FAIL", None, "the memory is too small for these settings"
         value = run.read(run.scores, Scores).splits["validation"].scores[self.metric].value
         if value is None:
             return "FAIL", None, f"{self.metric} is undefined on validation"

@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune.errors import CheckpointError
 from finetune.progress import Progress
-from finetune.recipe import ClassifierRecipe
+from finetune.recipe import ClassifierRecipe, ImageRecipe
 from finetune.recipe_file import LoadedRecipe
 from finetune.run_files import FORMAT_VERSION, RunFile, RunInfo, Scores
 from finetune.runs import Run, new_run_folder, read_table, write_json
@@ -25,11 +25,13 @@ from finetune.selection.run_series import (
 )
 
 SEEDS = "seeds.json"
-DEVIATION_NOTE = (
-    "the deviation is over seeds on the same splits, not over documents: each run's intervals are for those"
-)
+DEVIATION_NOTE = "the deviation is over seeds on the same splits, not over {units}: each run's intervals are for those"
 BASELINES_DIFFER = (
     "a baseline differs between the seeds, because it learns from or writes what the seed draws; its mean is shown"
+)
+NOT_TESTED = (
+    "each seed draws with other latents and measures with a classifier of its own: the deviation holds all of it; each "
+    "run holds its own paired tests against the baselines"
 )
 
 
@@ -73,6 +75,7 @@ def train_with_seeds(
     Finished runs are kept and stopped ones gone on with, also under a larger count. Raises RecipeError, DataError,
     CheckpointError for a folder of another plan, the errors of experiment.train, and Stopped.
     """
+    from finetune.data.image_prepare import prepare_images
     from finetune.data.prepare import prepare
     from finetune.data.recipe_source import split_seed
 
@@ -82,12 +85,13 @@ def train_with_seeds(
     held = split_seed(loaded.recipe)
     seeds = [loaded.recipe.seed + number for number in range(count)]
     recipes = {seed: with_settings(loaded, [f"seed={seed}", f"data.split.seed={held}"]) for seed in seeds}
-    prepared = prepare(recipes[seeds[0]], progress=progress)
+    prepare_data = prepare_images if isinstance(loaded.recipe, ImageRecipe) else prepare
+    fingerprint = prepare_data(recipes[seeds[0]], progress=progress).fingerprint
     plan = SeriesPlan(
         kind="seeds-plan",
         recipes=[loaded.name],
         settings={loaded.name: weight_settings(loaded)},
-        data={loaded.name: prepared.fingerprint},
+        data={loaded.name: fingerprint},
     )
     runs: dict[int, Run] = {}
     with series(folder, plan):
@@ -106,12 +110,14 @@ def summarise(loaded: LoadedRecipe, runs: dict[int, Run], *, folder: Path, held:
     first = next(iter(scored.values()))
     tested = {seed: _values(scores) for seed, scores in scored.items()}
     theirs = {name: [_values(scores, name) for scores in scored.values()] for name in first.baselines}
+    of_images = isinstance(loaded.recipe, ImageRecipe)
+    counts = [score.n for score in first.splits["test"].scores.values()]
     differing = any(other != values[0] for values in theirs.values() for other in values)
     looks = "each run opened the test split once, so it was looked at " + f"{len(runs)} times for one recipe"
     return SeedStudy(
         name=loaded.name,
         metric=loaded.recipe.training.metric_for_best_model,
-        documents=max(score.n for score in first.splits["test"].scores.values()),
+        documents=counts[0] if of_images else max(counts),  # of images some count the drawn ones
         split_seed=held,
         runs=[
             SeedRun(
@@ -128,7 +134,8 @@ def summarise(loaded: LoadedRecipe, runs: dict[int, Run], *, folder: Path, held:
             for name, values in theirs.items()
         },
         notes=[
-            DEVIATION_NOTE,
+            DEVIATION_NOTE.format(units="images" if of_images else "documents"),
+            *([NOT_TESTED] if of_images else []),
             looks,
             *([BASELINES_DIFFER] if differing else []),
         ],

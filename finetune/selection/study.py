@@ -15,7 +15,8 @@ from typing import IO, TYPE_CHECKING, cast
 from finetune.errors import CheckpointError
 from finetune.recipe import Recipe
 from finetune.recipe_file import searchable_settings
-from finetune.runs import LOCK, disk_faults
+from finetune.run_lock import LOCK
+from finetune.runs import disk_faults
 from finetune.search_space import Choice, Range, Search
 from finetune.training.batches import keyed_seed
 from finetune.training.plan import OnEvaluation, Pruned

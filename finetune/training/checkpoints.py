@@ -244,11 +244,10 @@ def refuse_foreign(sealed: Identity, now: Identity, *, where: Path) -> None:
         if sealed.get(key) != now.get(key)
     ]
     if differences:
-        raise CheckpointError(
-            str(where),
-            f"belongs to another run ({'; '.join(differences[:5])})",
-            "Undo the change, name another folder with --run, or start over with --restart.",
-        )
+        do = "Undo the change, name another folder with --run, or start over with --restart."
+        if sealed == {**now, "processes": sealed.get("processes")}:
+            do = "Start as many processes as before, or start over with --restart."
+        raise CheckpointError(str(where), f"belongs to another run ({'; '.join(differences[:5])})", do)
 
 
 def _umask() -> int:
