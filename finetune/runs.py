@@ -128,9 +128,10 @@ class Run:
         if holder := other_holder(self.folder):
             return f"still running, in process {holder}", "Wait for it."
         what: str = "killed outright while it ran" if info.status == "running" else info.status
+        do = resume_hint(self.folder, processes=info.processes)
         if info.status == "failed" and info.failure:
-            what += f" ({info.failure.rstrip('.')})"
-        return what, f"{resume_hint(self.folder, processes=info.processes)}."
+            what += f" ({info.failure.removesuffix(do).rstrip('. ')})"
+        return what, f"{do}."
 
     def update(self, **changes: Any) -> RunInfo:
         """Change fields of run.json."""

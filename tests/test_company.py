@@ -192,6 +192,16 @@ def test_a_broken_exchange_tells_who_is_gone(three: list[Company]) -> None:
         raise RuntimeError("Connection closed by peer")
 
 
+def test_who_was_stopped_and_comes_back_hears_why_the_others_left(three: list[Company]) -> None:
+    """After SIGCONT its exchange is broken; that is no fault of the program, and has been told."""
+    three[0]._say(Ending(2, "has given no sign of life", EnvironmentFault.exit_code))
+    with (
+        pytest.raises(EnvironmentFault, match=r"process 2 \(of 0 to 2\): has given no sign of life"),
+        three[2].training(),
+    ):
+        raise RuntimeError("Connection closed by peer")
+
+
 def test_an_error_of_our_own_stays_what_it_is(three: list[Company]) -> None:
     with pytest.raises(RuntimeError, match="shapes differ"), three[0].training():
         raise RuntimeError("shapes differ")

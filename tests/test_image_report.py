@@ -205,6 +205,7 @@ def test_the_verdict_leaves_the_copies_out_and_names_the_floor() -> None:
     assert first.startswith("This model beats every baseline: test coverage 0.610")
     assert "class_mean, has 0.200" in first
     assert "training_images" not in first
+    assert "Training images handed out again, which need not be beaten, have a coverage of 0." in first
     assert "Test kernel_distance is 0.0210; real images against other real ones have 0.00200." in first
     assert "Its recall is 0.150 [0.100, 0.200]: more than half of the real images lie where it draws nothing." in first
     assert outcome(tiny_scores()) == "good"

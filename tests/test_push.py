@@ -20,8 +20,8 @@ from finetune.cli import main
 from finetune.experiment import train
 from finetune.image_predictor import ImagePredictor
 from finetune.predict import Predictor
-from finetune.recipe_file import check_recipe
 from finetune.progress import size_text
+from finetune.recipe_file import check_recipe
 from finetune.runs import Run
 from finetune.yaml_text import YamlText
 

@@ -136,6 +136,11 @@ with Run(sys.argv[1]).locked():
         ({"processes": 2}, "killed outright while it ran", "Go on with the launcher, 2 processes and: -m finetune"),
         ({"status": "stopped"}, "stopped", "Go on with: finetune train"),
         ({"status": "failed", "failure": "step 3: loss is nan."}, "failed (step 3: loss is nan)", "Go on with"),
+        (
+            {"status": "failed", "failure": "process 1: gone. Go on with: finetune train {run} --resume"},
+            "failed (process 1: gone)",
+            "Go on with",
+        ),
         ({"status": "pruned"}, "its search gave it up", "Name another trial."),
     ],
 )
@@ -145,7 +150,8 @@ def test_a_run_that_is_not_complete_says_how_it_stands(
     """Who is killed outright leaves run.json as it was: that nobody holds the folder tells it."""
     with new_run(tmp_path / "run") as run:
         begin(run)
-    run.update(**changes)
+    failure = str(changes.get("failure", "")).format(run=run.folder)
+    run.update(**{**changes, "failure": failure or None})
     with pytest.raises(CheckpointError) as no_scores:
         run.read(run.scores, RunInfo)
     with pytest.raises(CheckpointError) as no_model:

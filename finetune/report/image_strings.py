@@ -8,6 +8,7 @@ IMAGE_WORDS: dict[str, tuple[str, str]] = {
     "task.image-generation": ("image generation", "图像生成"),
     # ---- the verdict
     "drawn.untested": ("No baseline was tested beside this model.", "没有与任何基线做检验。"),
+    "drawn.copies": ("Training images handed out again, which need not be beaten, have a {metric} of {theirs}.", "原样交出训练图像（不必胜过）的 {metric} 为 {theirs}。"),
     "drawn.value": ("Test {metric} is {ours}.", "测试集 {metric} 为 {ours}。"),
     "drawn.floor": ("Test {metric} is {ours}; real images against other real ones have {floor}.", "测试集 {metric} 为 {ours}；真实图像对另一批真实图像为 {floor}。"),
     "drawn.recall": ("Its recall is {recall}: more than half of the real images lie where it draws nothing.", "其 recall 为 {recall}：过半的真实图像落在它不画之处。"),

@@ -198,6 +198,10 @@ def _drawn(scores: Scores, words: Words) -> str:
     """Of images: the paired tests, then the score that chose the epoch beside that of real images, and a low recall."""
     tests = {name: test for name, test in scores.baseline_tests.items() if name != COPIES}
     said = [_tested(scores.model_copy(update={"baseline_tests": tests}), words) if tests else words("drawn.untested")]
+    copies = scores.baseline_tests.get(COPIES)
+    if copies is not None:
+        theirs = number(copies.second, copies.metric)
+        said.append(words("drawn.copies", metric=copies.metric, theirs=theirs))
     metric, split = scores.metric_for_best_model, scores.splits["test"]
     ours, floor = split.scores.get(metric), _defined(scores.baselines.get(FLOOR, {}).get("test"), metric)
     if ours is None or ours.value is None:

@@ -95,7 +95,7 @@ class Company:
             self._strict = False
 
     def who_is_gone(self) -> Ending | None:
-        """Waits until every other process has given a sign of life or one has said its end; else who is silent."""
+        """Waits until every other process has given a sign of life or one's end was said; else who is silent."""
         if self.count == 1:
             return None
         try:
@@ -105,7 +105,7 @@ class Company:
                 time.sleep(SECONDS_BETWEEN_SIGNS / 4)
                 ending, now = self._ending(), self._signs()
                 if ending is not None:
-                    return ending if ending.process != self.number else None
+                    return ending
                 silent = [other for other, sign in now.items() if sign == before[other] and not self._parted(other)]
                 if not silent:
                     return None
