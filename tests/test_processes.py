@@ -1,4 +1,4 @@
-"""Two processes on one machine: the same steps, losses, gradient norms, predictions and scores as one.
+"""Two and three processes on one machine: the same steps, losses, gradient norms, predictions and scores as one.
 
 Each process runs this file as a script, joined by torch.distributed over the loopback; accelerate and transformers
 learn of it from the environment, as under any launcher.
@@ -22,7 +22,8 @@ import pytest
 
 SECONDS_ALLOWED = 240
 VALIDATION_SIZES = (1, 3, 61, 64, 99)
-TRAIN_DOCUMENTS = 25  # steps of 12, 12 and 1: the last leaves nothing for the second process
+TRAIN_DOCUMENTS = 25  # steps of 12, 12 and 1: the last leaves nothing for all but the first process
+PER_STEP = 12
 
 
 def results_of(folder: Path, *, per_device: int) -> dict[str, Any]:
@@ -68,56 +69,60 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def joined_by(port: int, *, rank: int) -> dict[str, str]:
-    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+def joined_by(port: int, *, rank: int, world: int = 2) -> dict[str, str]:
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     return os.environ | own | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The results of one process with batches of 12, and those of each of two with batches of 6."""
-    folder = tmp_path_factory.mktemp("processes")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results of one process with batches of 12."""
+    return results_of(tmp_path_factory.mktemp("alone"), per_device=PER_STEP)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def both(
+    alone: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The results of one process, and those of each of several that share the same batches."""
+    folder, world = tmp_path_factory.mktemp("processes"), int(request.param)
     port = free_port()
     processes = []
-    for rank in range(2):
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, __file__, str(folder / "two"), str(folder / f"rank-{rank}.json")],
-                env=joined_by(port, rank=rank), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )
-        )  # fmt: skip
-    one = results_of(folder / "one", per_device=12)
+    for rank in range(world):
+        command = [sys.executable, __file__, str(folder / "shared"), str(folder / f"rank-{rank}.json")]
+        told, environment = subprocess.PIPE, joined_by(port, rank=rank, world=world)
+        processes.append(subprocess.Popen(command, env=environment, stdout=told, stderr=subprocess.STDOUT, text=True))
     try:
         said = [process.communicate(timeout=SECONDS_ALLOWED)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
-    return one, [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    assert [process.returncode for process in processes] == [0] * world, "\n".join(said)
+    return alone, [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(world)]
 
 
 Both = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one(both: Both) -> None:
-    one, two = both
+def test_several_processes_take_the_steps_of_one(both: Both) -> None:
+    one, several = both
     assert one["steps"] == 6
-    for each in two:
+    for each in several:
         for name in ("steps", "best_epoch", "tokens"):
             assert each[name] == one[name], name
         np.testing.assert_allclose(each["weights"], one["weights"], rtol=1e-5, atol=1e-5)
-    assert two[0]["weights"] == two[1]["weights"]
+    assert all(each["weights"] == several[0]["weights"] for each in several)
 
 
 @pytest.mark.slow
 def test_the_history_is_that_of_one_process_and_written_once(both: Both) -> None:
-    one, two = both
+    one, several = both
     assert len(one["history"]) == 6 + 2
-    assert two[0]["history"] == two[1]["history"], "both read the one file"
-    assert len(two[0]["history"]) == len(one["history"])
-    for row, expected in zip(two[0]["history"], one["history"], strict=True):
+    assert all(each["history"] == several[0]["history"] for each in several), "all read the one file"
+    assert len(several[0]["history"]) == len(one["history"])
+    for row, expected in zip(several[0]["history"], one["history"], strict=True):
         assert row.keys() == expected.keys()
         for name in {"loss", "grad_norm", "learning_rate", "eval_loss", "eval_f1_macro", "step", "epoch"} & row.keys():
             assert row[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-9), name
@@ -126,10 +131,10 @@ def test_the_history_is_that_of_one_process_and_written_once(both: Both) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("size", VALIDATION_SIZES)
 def test_evaluation_gives_every_document_once_and_in_order(both: Both, size: int) -> None:
-    one, two = both
+    one, several = both
     expected = one["evaluations"][str(size)]
     assert len(expected["probabilities"]) == size
-    for each in two:
+    for each in several:
         found = each["evaluations"][str(size)]
         np.testing.assert_allclose(found["probabilities"], expected["probabilities"], rtol=1e-4, atol=1e-6)
         assert found["scores"] == pytest.approx(expected["scores"], rel=1e-5)
@@ -214,6 +219,7 @@ def test_a_killed_process_ends_the_other_which_says_so(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     folder, output = map(Path, sys.argv[1:])
-    output.write_text(json.dumps(results_of(folder, per_device=6)), encoding="utf-8")
+    share = PER_STEP // int(os.environ["WORLD_SIZE"])
+    output.write_text(json.dumps(results_of(folder, per_device=share)), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # gloo sometimes hangs in its own clean-up
