@@ -39,7 +39,6 @@ def data_report(
     What `splits`, `duplicate_families` and `leaks` say is of the rows before copies were added. Of text to write there
     are no labels, but its form and the lengths of its targets.
     """
-    exact_rows = np.bincount(families.exact, minlength=1)
     told: Json = {"labels": list(labels.names), "multi_label": labels.multi_label}
     counts: Json = {"label_counts": {name: _label_counts(rows) for name, rows in splits.items()}}
     lengths: Json = {"characters": {name: _lengths(rows, "text", form) for name, rows in splits.items()}}
@@ -57,16 +56,22 @@ def data_report(
         **counts,
         "groups": {name: int(column_numbers([rows], "group").max(initial=-1)) + 1 for name, rows in splits.items()},
         **lengths,
-        "duplicate_families": {
-            "exact_families": families.exact_families,
-            "rows_in_exact_families": int(exact_rows[exact_rows > 1].sum()),
-            "near_families": families.near_families,
-            "rows_in_families": int(families.sizes[families.sizes > 1].sum()),
-            "largest": families.largest,
-            "rows_too_short_to_compare": families.short,
-        },
+        "duplicate_families": told_of_families(families, uncompared="rows_too_short_to_compare"),
         "leaks": division.leaks,
         **_told_of_folds(division),
+    }
+
+
+def told_of_families(families: Families, *, uncompared: str) -> Json:
+    """What data.json says of families; `uncompared` is the name of the rows that had too little to be compared by."""
+    exact_rows = np.bincount(families.exact, minlength=1)
+    return {
+        "exact_families": families.exact_families,
+        "rows_in_exact_families": int(exact_rows[exact_rows > 1].sum()),
+        "near_families": families.near_families,
+        "rows_in_families": int(families.sizes[families.sizes > 1].sum()),
+        "largest": families.largest,
+        uncompared: families.short,
     }
 
 

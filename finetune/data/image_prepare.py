@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from finetune.data.blocks import Numbers, column_numbers
+from finetune.data.data_report import told_of_families
 from finetune.data.division import Division, divide
 from finetune.data.image_families import family_notes, find_image_families, image_hash, image_similarity
 from finetune.data.image_files import find_images
@@ -234,7 +235,6 @@ def _report(
     decoded: Decoded, families: Families, division: Division, splits: dict[str, ImageTable], *, labels: LabelMap
 ) -> Json:
     """data.json but for its notes; the parts that documents have too are named as there."""
-    exact_rows = np.bincount(families.exact)
     told, shape = decoded.told, decoded.shape
     report: Json = {
         "format_version": 1,
@@ -256,14 +256,7 @@ def _report(
         "splits": division.report | {"notes": [_reworded(note) for note in division.report["notes"]]},
         "groups": {name: int(column_numbers([rows], "group").max(initial=-1)) + 1
                    for name, rows in division.splits.items()},
-        "duplicate_families": {
-            "exact_families": families.exact_families,
-            "rows_in_exact_families": int(exact_rows[exact_rows > 1].sum()),
-            "near_families": families.near_families,
-            "rows_in_families": int(families.sizes[families.sizes > 1].sum()),
-            "largest": families.largest,
-            "rows_too_plain_to_compare": families.short,
-        },
+        "duplicate_families": told_of_families(families, uncompared="rows_too_plain_to_compare"),
         "leaks": division.leaks,
     }  # fmt: skip
     if labels.names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ class ImageConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     width: int = 32
 
 
-class Drawer(PreTrainedModel):  # type: ignore[no-untyped-call]
+class Drawer(PreTrainedModel, ABC):  # type: ignore[no-untyped-call]
     """A model that draws images (N, C, S, S) of 0..1 from latents (N, L), and from what it is asked for.
 
     A condition is None, class numbers (N,), or text embeddings (N, D), as `config.condition` says.
@@ -49,6 +50,7 @@ class Drawer(PreTrainedModel):  # type: ignore[no-untyped-call]
         rows = [np.random.default_rng([seed, first + row]).standard_normal(size) for row in range(count)]
         return torch.tensor(np.array(rows).reshape(count, size), dtype=torch.float32, device=self.device)
 
+    @abstractmethod
     def draw(
         self, latents: Tensor, condition: Tensor | None = None, *, truncation: float = 1.0, noise_seed: int = 0
     ) -> Tensor:
@@ -56,7 +58,6 @@ class Drawer(PreTrainedModel):  # type: ignore[no-untyped-call]
 
         Below 1, `truncation` brings them closer to the average image: less variety, fewer failures.
         """
-        raise NotImplementedError
 
 
 def asked(config: ImageConfig, size: int) -> Asked | None:
