@@ -11,14 +11,16 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from finetune.errors import CheckpointError, RecipeError, did_you_mean, listed
 from finetune.progress import WARNING, Progress, write
 from finetune.recipe_data import ExportFormat
 from finetune.recipe_file import LoadedRecipe, check_recipe, load_recipe
-from finetune.run_files import SplitScores
 from finetune.yaml_text import YamlText
+
+if TYPE_CHECKING:
+    from finetune.run_files import SplitScores
 
 TABLE_SUFFIXES = (
     *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz"),

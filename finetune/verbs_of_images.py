@@ -9,22 +9,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import RecipeError
-from finetune.image_requests import (
-    AUGMENTATION_RECORD,
-    SAMPLES_RECORD,
-    AugmentRequest,
-    SampleRequest,
-    check_augment,
-    check_request,
-    model_name,
-)
-from finetune.output_folder import check_output_folder
 from finetune.progress import write
 from finetune.verbs import fetch_model, progress_of
 from finetune.verbs_of_predicting import as_typed
+
+if TYPE_CHECKING:
+    from finetune.image_requests import SampleRequest
 
 DEFAULT_COUNT = 64
 DEFAULT_STEPS = 8
@@ -33,6 +26,9 @@ DEFAULT_MEASURED_SEEDS = 3  # trainings of each classifier
 
 
 def sample(arguments: argparse.Namespace) -> int:
+    from finetune.image_requests import SAMPLES_RECORD, check_request
+    from finetune.output_folder import check_output_folder
+
     _check_ways(arguments)
     fetch_model(arguments)
     target = Path(arguments.run_folder).expanduser()
@@ -52,6 +48,8 @@ def sample(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> SampleRequest:
+    from finetune.image_requests import SampleRequest
+
     asked: dict[str, Any] = {
         "labels": tuple(arguments.label),
         "prompts": tuple(map(as_typed, arguments.prompt)),
@@ -67,6 +65,7 @@ def _request(arguments: argparse.Namespace) -> SampleRequest:
 
 
 def _new_folder(target: Path) -> Path:
+    from finetune.image_requests import model_name
     from finetune.runs import new_run_folder
 
     return new_run_folder(f"{model_name(target)}-samples")
@@ -89,6 +88,9 @@ def _given(value: int | None, default: int) -> int:
 
 
 def augment(arguments: argparse.Namespace) -> int:
+    from finetune.image_requests import AUGMENTATION_RECORD, AugmentRequest, check_augment
+    from finetune.output_folder import check_output_folder
+
     if arguments.seeds is not None and not arguments.measure:
         raise RecipeError("--seeds", "says how often --measure trains", "Add --measure, or leave it out.")
     fetch_model(arguments)

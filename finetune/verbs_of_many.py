@@ -7,16 +7,18 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from finetune.errors import RecipeError
 from finetune.progress import write
 from finetune.recipe import text_recipe
 from finetune.recipe_file import LoadedRecipe
-from finetune.run_files import RunFile
 from finetune.verbs import load_target, progress_of, refuse_images
 
-AnyResult = TypeVar("AnyResult", bound=RunFile)
+if TYPE_CHECKING:
+    from finetune.run_files import RunFile
+
+AnyResult = TypeVar("AnyResult", bound="RunFile")
 
 LEAST_FOLDS = 2
 LEAST_SEEDS = 2

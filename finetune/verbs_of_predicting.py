@@ -13,10 +13,8 @@ from typing import Any
 
 from finetune.errors import InputError, RecipeError
 from finetune.generation_options import OPTIONS, as_options, check_changes
-from finetune.image_requests import check_looking
 from finetune.progress import write
 from finetune.recipe_file import load_recipe
-from finetune.saved_models import saved_model, saved_task
 from finetune.verbs import fetch_model, progress_of
 
 IMAGES = "image-generation"
@@ -59,11 +57,15 @@ def _task(target: Path) -> str:
     """
     if target.is_file() and target.suffix.lower() in (".yaml", ".yml"):
         return load_recipe(target).recipe.task
+    from finetune.saved_models import saved_model, saved_task
+
     return saved_task(saved_model(target))
 
 
 def _look(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
     """Scores, latents and reconstructions of given images."""
+    from finetune.image_requests import check_looking
+
     target = Path(arguments.run_folder).expanduser()
     if target.is_file():
         raise RecipeError(str(target), "is a recipe, whose model has learnt nothing", "Train it, and name the run.")
